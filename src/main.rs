@@ -1,0 +1,2 @@
+//! The `weft` binary: see `weft --help`.
+fn main() {}

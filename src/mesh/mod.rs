@@ -1,0 +1,16 @@
+//! The typed model of the mesh: what the sources say, with every reference parsed and every name a type.
+//!
+//! ```text
+//!  source ──Event──▶ World::apply ──Dirty──▶ policy
+//! ```
+//!
+//! Everything here is plain data and synchronous functions: no client, no socket, no runtime.
+
+pub mod diagnostic;
+pub mod id;
+pub mod object;
+
+pub use diagnostic::{Diagnostic, Location};
+pub use id::{
+    Kind, Namespace, ObjectRef, PodKey, ProxyId, ServiceAccountKey, ServiceKey, SpiffeId, TrustDomain, WorkloadKey,
+};

@@ -1,0 +1,70 @@
+//! What the server knows of each connected proxy, as plain data for the inspection API.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::mesh::{ProxyId, SpiffeId};
+use crate::snapshot::{ResourceName, ResourceType, Version};
+
+/// One connected proxy.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ProxyStatus {
+    /// Its node id.
+    pub proxy: ProxyId,
+    /// The identity of its token.
+    pub identity: SpiffeId,
+    /// The peer's address, for reading only.
+    pub peer: String,
+    /// The Envoy version that its Node message states, `1.40.0`; empty when it states none.
+    pub envoy_version: String,
+    /// When the stream was opened.
+    pub connected_at: SystemTime,
+    /// Incremental (`DeltaAggregatedResources`) or state of the world.
+    pub delta: bool,
+    /// Per subscribed type.
+    pub types: BTreeMap<ResourceType, TypeStatus>,
+}
+
+/// What a proxy has of one type.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct TypeStatus {
+    /// Names subscribed to, without the wildcard.
+    pub subscribed: usize,
+    /// It subscribed to the wildcard.
+    pub wildcard: bool,
+    /// Resources that it was sent on this stream or said it had when it connected.
+    pub resources: usize,
+    /// Responses sent on this stream.
+    pub sent: u64,
+    /// Resources in those responses.
+    pub resources_sent: u64,
+    /// Responses acknowledged.
+    pub acknowledged: u64,
+    /// Responses refused.
+    pub refused: u64,
+    /// When the last response was sent, if any.
+    pub last_sent: Option<SystemTime>,
+    /// When the last acknowledgement came, if any.
+    pub last_acknowledged: Option<SystemTime>,
+    /// A response is on its way: sent and neither acknowledged nor refused.
+    pub pending: bool,
+    /// The last refusal that still holds, in Envoy's words.
+    pub refusal: Option<Refusal>,
+}
+
+/// A response that a proxy refused.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Refusal {
+    /// When.
+    pub at: SystemTime,
+    /// `error_detail.message`.
+    pub message: String,
+    /// The resources of the refused response, with their versions.
+    pub resources: Vec<(ResourceName, Version)>,
+}
+
+/// Whoever can tell the status of the connected proxies.
+pub trait Proxies: Send + Sync {
+    /// All connected proxies, ordered by id.
+    fn proxies(&self) -> Vec<ProxyStatus>;
+}
