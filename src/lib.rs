@@ -1,5 +1,7 @@
 //! Weft, a service-mesh control plane for stock Envoy sidecars: see ARCHITECTURE.md for how data flows.
 
+pub mod envoy;
 pub mod mesh;
+pub mod policy;
 pub mod snapshot;
 pub mod xds;

@@ -9,8 +9,10 @@
 pub mod diagnostic;
 pub mod id;
 pub mod object;
+pub mod world;
 
 pub use diagnostic::{Diagnostic, Location};
 pub use id::{
     Kind, Namespace, ObjectRef, PodKey, ProxyId, ServiceAccountKey, ServiceKey, SpiffeId, TrustDomain, WorkloadKey,
 };
+pub use world::{Dirty, Event, World};
