@@ -301,3 +301,6 @@ fn put(kind: ResourceType, name: ResourceName, message: &impl Message, origin: O
 fn encode(kind: ResourceType, name: ResourceName, message: &impl Message, origin: Option<ObjectRef>) -> Resource {
     Resource::new(kind, name, message.encode_to_vec().into(), origin)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 //! Everything here is plain data and synchronous functions: no client, no socket, no runtime.
 
 pub mod diagnostic;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod id;
 pub mod object;
 pub mod world;

@@ -455,3 +455,6 @@ fn remove_from<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, va
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

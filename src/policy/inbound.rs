@@ -196,3 +196,6 @@ fn http_ports(world: &World, pod: &Pod) -> BTreeSet<u16> {
 fn target_ref(target: &TrafficTarget) -> ObjectRef {
     ObjectRef { kind: Kind::TrafficTarget, namespace: Some(target.namespace.clone()), name: target.name.clone() }
 }
+
+#[cfg(test)]
+mod tests;

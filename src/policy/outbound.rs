@@ -209,3 +209,6 @@ pub(super) fn target_on(pod: &Pod, target: &TargetPort) -> Option<u16> {
 fn split_ref(split: &TrafficSplit) -> ObjectRef {
     ObjectRef { kind: Kind::TrafficSplit, namespace: Some(split.namespace.clone()), name: split.name.clone() }
 }
+
+#[cfg(test)]
+mod tests;
