@@ -1,5 +1,7 @@
 //! Weft, a service-mesh control plane for stock Envoy sidecars: see ARCHITECTURE.md for how data flows.
 
+pub mod cli;
 pub mod mesh;
 pub mod snapshot;
+pub mod source;
 pub mod xds;
