@@ -1,0 +1,3 @@
+//! The subcommands of `weft`, a file each.
+
+pub mod validate;
