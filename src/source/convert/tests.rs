@@ -178,7 +178,7 @@ fn a_workload_is_the_owner_or_the_pod_itself() {
     let workload = |from: &str, to: &str| pod(&POD.replace(from, to)).expect("a pod").workload.name;
     assert_eq!(&*workload("kind: ReplicaSet, name: cart-v1-5d8f", "kind: StatefulSet, name: db"), "db");
     assert_eq!(&*workload(", pod-template-hash: 5d8f", ""), "cart-v1-5d8f");
-    assert_eq!(&*workload("kind: ReplicaSet, name: cart-v1-5d8f", "kind: Node, name: n"), "cart-v1-5d8f-x2x");
+    assert_eq!(&*workload("kind: ReplicaSet, name: cart-v1-5d8f", "kind: Node, name: node-1"), "cart-v1-5d8f-x2x");
     let bare = pod("metadata: {name: x}\nstatus: {podIP: 10.0.0.1}\n").expect("a pod");
     assert_eq!(bare.workload, WorkloadKey::new("default", "x"));
     assert_eq!(bare.account, ServiceAccountKey::new("default", "default"));
@@ -317,7 +317,7 @@ fn what_is_written_as_yaml_reads_back_as_the_same_object() {
     };
     for text in [
         format!("apiVersion: v1\nkind: Pod\n{POD}"),
-        "apiVersion: v1\nkind: Namespace\nmetadata: {name: y, annotations: {a: 'true', b: '1', c: \"l1\\nl2\\n\"}}\n"
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: 'y', annotations: {a: 'true', b: '1', d: '0644', e: 'no', f: '~', g: '1e3', c: \"l1\\nl2\\n\"}}\n"
             .to_owned(),
         "apiVersion: split.smi-spec.io/v1alpha4\nkind: TrafficSplit\nmetadata: {name: a}\n\
          spec: {service: s, backends: [{service: a, weight: 1}]}\n"
