@@ -72,7 +72,8 @@ impl Reader {
         self.outcomes.push(Outcome::Illegible(diagnostic));
     }
 
-    /// A document, or an item of a list of the type `listed` (whose items need not repeat it).
+    /// A document, or an item of a list of the type `listed`: items of a `PodList` need not repeat it, and for those
+    /// of a plain `List` it is empty.
     fn document(&mut self, tree: &Tree, listed: Option<(&str, &str)>) {
         match &tree.node {
             Node::Null if listed.is_none() => return,
@@ -84,7 +85,9 @@ impl Reader {
             }
         }
         let text = |key: &str| tree.get(key).and_then(Tree::as_str).filter(|text| !text.is_empty());
-        let Some(api_version) = text("apiVersion").or(listed.map(|(version, _)| version)) else {
+        let Some(api_version) =
+            text("apiVersion").or(listed.map(|(version, _)| version).filter(|version| !version.is_empty()))
+        else {
             return self.illegible(
                 tree,
                 "apiVersion",
@@ -92,7 +95,7 @@ impl Reader {
                 "set it, as in `apiVersion: v1`",
             );
         };
-        let Some(kind) = text("kind").or(listed.map(|(_, kind)| kind)) else {
+        let Some(kind) = text("kind").or(listed.map(|(_, kind)| kind).filter(|kind| !kind.is_empty())) else {
             return self.illegible(tree, "kind", "kind is missing or not text", "set it, as in `kind: Service`");
         };
         if let Some(listed) = kind.strip_suffix("List") {

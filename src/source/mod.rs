@@ -15,6 +15,9 @@ mod document;
 pub mod manifest;
 mod yaml;
 
+#[cfg(test)]
+mod bad_inputs;
+
 use std::sync::Arc;
 
 use crate::mesh::object::Object;

@@ -104,6 +104,8 @@ impl Chunk<'_> {
     /// The document's tree; an empty document is a null.
     pub(crate) fn parse(&self) -> Result<Tree, SyntaxError> {
         let options = serde_saphyr::options! {
+            // Booleans and octal numbers as kubectl reads them: `yes` is true, and `0644` is 420.
+            legacy_octal_numbers: true,
             with_snippet: false,
             emit_comments: false,
             budget: serde_saphyr::budget! {

@@ -8,7 +8,7 @@
 //! - Each file *holds* the last good version of every object that it has. Of several holders the first by path wins.
 //! - A document that cannot be used changes nothing of what its file holds.
 //! - A document that has gone from a legible file stays *pending* for [`SETTLE`], since the file may be half written.
-//!   A pending holder loses to any other, so that an object that moves to another file is never gone in between.
+//!   A pending holder gives way to any other, so that an object that moves to another file is never gone in between.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -300,8 +300,17 @@ impl Catalog {
     fn publish(&mut self, dirty: BTreeSet<ObjectRef>, events: &mut Vec<Event>) {
         for object in dirty {
             let holders = self.holders.entry(object.clone()).or_default();
-            let winner = holders.iter().min_by_key(|(path, holder)| (holder.pending, *path));
-            let Some((path, winner)) = winner.map(|(path, holder)| (path.clone(), holder.document.clone())) else {
+            if holders.values().any(|holder| !holder.pending) {
+                // It has moved, and must not come back when its new file goes.
+                for (path, _) in holders.extract_if(.., |_, holder| holder.pending) {
+                    if let Some(file) = self.files.get_mut(&path) {
+                        file.holds.remove(&object);
+                    }
+                }
+            }
+            let Some((path, winner)) =
+                holders.first_key_value().map(|(path, holder)| (path.clone(), holder.document.clone()))
+            else {
                 self.holders.remove(&object);
                 if self.published.remove(&object).is_some() {
                     events.push(Event::Delete(object));
@@ -316,7 +325,7 @@ impl Catalog {
                 });
             }
             for (own, holder) in holders {
-                let lost_to = (*own != path && !holder.pending).then(|| path.clone());
+                let lost_to = (*own != path).then(|| path.clone());
                 if lost_to.is_some() && holder.lost_to != lost_to {
                     let reason = format!("the object is in {} as well, and that one counts", winner.location);
                     let second = Diagnostic::error("metadata.name", reason, "remove or rename one of the two");

@@ -99,8 +99,9 @@ impl DirectorySource {
         let root = root.into();
         disk::check_directory(&root)?;
         let (sender, touches) = mpsc::unbounded_channel();
+        let watched = root.clone();
         let handler = move |event: notify::Result<notify::Event>| {
-            for touch in touches_of(event) {
+            for touch in touches_of(event, &watched) {
                 // A closed channel means that the source has been dropped; its watcher ends next.
                 let _ = sender.send(touch);
             }
@@ -188,7 +189,7 @@ impl State {
 }
 
 /// What an event of inotify means here. Openings and unfinished writes mean nothing.
-fn touches_of(event: notify::Result<notify::Event>) -> Vec<Touch> {
+fn touches_of(event: notify::Result<notify::Event>, root: &Path) -> Vec<Touch> {
     let Ok(event) = event else { return vec![Touch::Lost] };
     if event.need_rescan() {
         return vec![Touch::Lost];
@@ -203,6 +204,6 @@ fn touches_of(event: notify::Result<notify::Event>) -> Vec<Touch> {
     };
     // A mounted ConfigMap changes all its files by renaming one hidden link.
     let is_mount = |path: &Path| path.file_name().is_some_and(|name| name == "..data");
-    let paths = event.paths.into_iter().filter(|path| is_mount(path) || !disk::is_hidden(path));
+    let paths = event.paths.into_iter().filter(|path| path == root || is_mount(path) || !disk::is_hidden(path));
     paths.map(|path| if is_mount(&path) { Touch::Lost } else { touch(path) }).collect()
 }

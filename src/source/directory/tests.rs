@@ -181,10 +181,12 @@ fn a_file_that_an_editor_moves_away_and_writes_anew_does_not_flap() {
 #[test]
 fn an_object_that_moves_to_another_file_is_never_gone() {
     let mut script = Script::new();
-    let changed = A.replace("name: a", "name: a, labels: {x: y}");
+    let changed = A.replace("name: a", "name: a, labels: {x: z}");
     script.write("a.yaml", &both());
     assert!(script.write("a.yaml", B).is_empty());
     assert_eq!(script.write("z.yaml", &changed), ["+a"], "the new one counts, although the old one's file comes first");
+    assert_eq!(script.content("z.yaml", Content::Gone), ["-a"], "the old one does not come back");
+    assert_eq!(script.write("z.yaml", &changed), ["+a"]);
     assert!(script.wait(500).is_empty());
     let batch = vec![("z.yaml".into(), Content::Gone), ("y.yaml".into(), Content::Bytes(changed.into()))];
     let events = script.catalog.update(script.now, batch);
@@ -194,7 +196,7 @@ fn an_object_that_moves_to_another_file_is_never_gone() {
 #[test]
 fn of_two_files_with_one_object_the_first_counts_and_the_second_takes_over() {
     let mut script = Script::new();
-    let other = A.replace("name: a", "name: a, labels: {x: y}");
+    let other = A.replace("name: a", "name: a, labels: {x: z}");
     assert_eq!(script.write("z.yaml", &other), ["+a"]);
     let told = script.write("b.yaml", A);
     assert_eq!(told[0], "+a");
