@@ -16,6 +16,8 @@ pub mod session;
 pub mod status;
 mod stream;
 pub mod subscription;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 pub use registry::Registry;

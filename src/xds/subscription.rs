@@ -183,11 +183,11 @@ mod tests {
     }
 
     fn delta(subscription: &mut Subscription, kind: ResourceType, add: &[&str], drop: &[&str]) -> Changed {
-        subscription.delta(kind, &strings(add), &strings(drop), ResourceName::from).expect("within the limits")
+        subscription.delta(kind, &strings(add), &strings(drop), |name| name.into()).expect("within the limits")
     }
 
     fn sotw(subscription: &mut Subscription, kind: ResourceType, names: &[&str]) -> Changed {
-        subscription.state_of_the_world(kind, &strings(names), ResourceName::from).expect("within the limits")
+        subscription.state_of_the_world(kind, &strings(names), |name| name.into()).expect("within the limits")
     }
 
     #[test]
@@ -243,10 +243,10 @@ mod tests {
     fn names_beyond_the_limits_are_refused() {
         let mut a = Subscription::default();
         let long = ["x".repeat(MAX_NAME_BYTES + 1)];
-        let error = a.delta(ResourceType::Route, &long, &[], ResourceName::from).expect_err("too long");
+        let error = a.delta(ResourceType::Route, &long, &[], |name| name.into()).expect_err("too long");
         assert_eq!(error, SubscriptionError::NameTooLong(MAX_NAME_BYTES + 1));
         let many: Vec<_> = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
-        let error = a.delta(ResourceType::Route, &many, &[], ResourceName::from).expect_err("too many");
+        let error = a.delta(ResourceType::Route, &many, &[], |name| name.into()).expect_err("too many");
         assert_eq!(error, SubscriptionError::TooManyNames);
     }
 }

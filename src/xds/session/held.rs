@@ -239,7 +239,8 @@ impl Held {
     pub(super) fn answered(&mut self, proxy: &ProxyId, nonce: &str, error: Option<&str>, now: Instant) {
         let Some(position) = self.outstanding.iter().position(|sent| sent.nonce == nonce) else { return };
         let mut answered: Vec<Sent> = self.outstanding.drain(..=position).collect();
-        self.touched = true;
+        // The next of those to be tried alone may have waited for this answer.
+        self.touched |= error.is_some() || self.exceptions.values().any(|exception| exception.alone);
         let Some(message) = error else {
             self.counters.acknowledged += answered.len() as u64;
             self.counters.last_acknowledged = Some(now);
