@@ -228,7 +228,7 @@ fn encode(name: &str, r#type: Type) -> Resource {
 }
 
 fn inline(text: &str) -> DataSource {
-    DataSource { specifier: Some(Specifier::InlineBytes(text.as_bytes().to_vec())), ..DataSource::default() }
+    DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..DataSource::default() }
 }
 
 #[cfg(test)]

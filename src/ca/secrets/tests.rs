@@ -19,8 +19,8 @@ fn certificate_of(resource: &Resource) -> (Vec<u8>, Vec<u8>) {
     assert_eq!(secret.name, resource.name.as_str());
     let Some(Type::TlsCertificate(certificate)) = secret.r#type else { panic!("a certificate") };
     let bytes = |source: Option<DataSource>| match source.unwrap().specifier {
-        Some(Specifier::InlineBytes(bytes)) => bytes,
-        other => panic!("inline bytes, not {other:?}"),
+        Some(Specifier::InlineString(text)) => text.into_bytes(),
+        other => panic!("an inline string, not {other:?}"),
     };
     (bytes(certificate.certificate_chain), bytes(certificate.private_key))
 }
