@@ -1,7 +1,6 @@
 //! The control plane's own certificate, renewed while the server runs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
@@ -79,7 +78,7 @@ fn mint(authority: &Authority, dns_name: &str, policy: LeafPolicy) -> Result<Arc
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::ca::describe::describe_all;
