@@ -1,7 +1,9 @@
 //! Weft, a service-mesh control plane for stock Envoy sidecars: see ARCHITECTURE.md for how data flows.
 
+pub mod ca;
 pub mod cli;
 pub mod envoy;
+pub mod inspect;
 pub mod mesh;
 pub mod policy;
 pub mod snapshot;

@@ -1,3 +1,5 @@
-//! The subcommands of `weft`, a file each.
+//! The command line: a file a subcommand.
 
+pub mod output;
+pub mod proxy;
 pub mod validate;
