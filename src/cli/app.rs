@@ -175,7 +175,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = || {
+        // In a pod HOSTNAME is the pod; on a machine it is often not exported.
+        std::env::var("HOSTNAME").unwrap_or_else(|_| rustix::system::uname().nodename().to_string_lossy().into_owned())
+    };
     let identity =
         Identity { name: args.name.unwrap_or_else(host), version: args.version, pod: args.pod.unwrap_or_else(host) };
     let responder = identity.responder();
