@@ -1,5 +1,7 @@
 //! The examples name Weft's own image, and what they ask of `weft` is something that it takes.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may, and here its helpers do")]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -189,15 +189,14 @@ async fn a_failed_upstream_fails_the_request_and_call_reports_it() {
 
 #[tokio::test]
 async fn a_ring_of_upstreams_comes_to_an_end() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let itself = format!("http://127.0.0.1:{port}/");
-    let ring = Options { http: Some(port), upstreams: vec![itself.parse().unwrap()], ..options("ring") };
-    let _ring = start(ring).await;
-    let outcome = call(&itself).await;
-    assert_eq!(outcome.code, Code::Http(502));
-    assert!(String::from_utf8_lossy(&outcome.body).contains("do the upstreams form a ring?"));
+    let upstreams = vec!["http://127.0.0.1:1/".parse().unwrap()];
+    let cart = start(Options { upstreams, ..options("cart") }).await;
+    for (hops, code) in [("15", 502), ("16", 508), ("4294967295", 508), ("nonsense", 502)] {
+        let mut request = to(&cart.http("/"));
+        request.headers.insert("x-weft-app-hops", hops.parse().unwrap());
+        let outcome = Caller::new(Duration::from_secs(20)).call(&request).await;
+        assert_eq!(outcome.code, Code::Http(code), "{hops}");
+    }
 }
 
 #[tokio::test]
