@@ -165,20 +165,26 @@ impl Caller {
     pub async fn call(&self, call: &Call) -> Outcome {
         let started = Instant::now();
         let made = tokio::time::timeout(self.timeout, async {
-            match &call.target {
-                Target::Http(uri) => self.http(uri, call).await,
-                Target::Grpc(origin) => self.grpc(origin, call).await,
-                Target::Tcp(authority) => tcp(authority, call).await,
+            loop {
+                let answer = match &call.target {
+                    Target::Http(uri) => self.http(uri, call).await,
+                    Target::Grpc(origin) => self.grpc(origin, call).await,
+                    Target::Tcp(authority) => tcp(authority, call).await,
+                };
+                match answer {
+                    Err(Failed { unprocessed: true, .. }) => {} // as every HTTP/2 client does: on another connection
+                    answer => return answer,
+                }
             }
         });
-        let failed = Failed { code: Code::Timeout, error: format!("no answer within {:?}", self.timeout) };
+        let failed = Failed::new(Code::Timeout, format!("no answer within {:?}", self.timeout));
         let answer = made.await.unwrap_or(Err(failed));
         let latency = started.elapsed();
         match answer {
             Ok(Answered { code, responder, version, headers, body, error }) => {
                 Outcome { code, latency, responder, version, headers, body, error }
             }
-            Err(Failed { code, error }) => Outcome {
+            Err(Failed { code, error, .. }) => Outcome {
                 code,
                 latency,
                 responder: None,
@@ -269,9 +275,15 @@ struct Answered {
 struct Failed {
     code: Code,
     error: String,
+    /// The server says that it has not begun with the request (RFC 9113, 6.8 and 8.7).
+    unprocessed: bool,
 }
 
 impl Failed {
+    fn new(code: Code, error: String) -> Self {
+        Self { code, error, unprocessed: false }
+    }
+
     /// The code is that of the first cause that has one, the text that of the outermost and the innermost cause.
     fn of(error: &(dyn Error + 'static)) -> Self {
         let causes = || std::iter::successors(Some(error), |&error| error.source());
@@ -289,7 +301,15 @@ impl Failed {
         });
         let mut texts: Vec<String> = causes().map(ToString::to_string).collect();
         texts.dedup();
-        Self { code: code.unwrap_or(Code::Transport), error: texts.join(": ") }
+        let unprocessed = causes().any(|cause| {
+            cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+                let reason = error.reason();
+                error.is_remote()
+                    && (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)
+                        || error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM))
+            })
+        });
+        Self { code: code.unwrap_or(Code::Transport), error: texts.join(": "), unprocessed }
     }
 }
 
@@ -301,7 +321,7 @@ fn closes(error: &std::io::Error) -> bool {
 /// Sends a line and reads until it comes back. What comes before it is who answered.
 async fn tcp(authority: &Authority, call: &Call) -> Result<Answered, Failed> {
     let connected = TcpStream::connect(authority.as_str()).await;
-    let mut stream = connected.map_err(|error| Failed { code: Code::Connect, error: error.to_string() })?;
+    let mut stream = connected.map_err(|error| Failed::new(Code::Connect, error.to_string()))?;
     let mut line = if call.body.is_empty() { b"hello".to_vec() } else { call.body.to_vec() };
     if line.last() != Some(&b'\n') {
         line.push(b'\n');
@@ -336,11 +356,11 @@ async fn tcp(authority: &Authority, call: &Call) -> Result<Answered, Failed> {
             body: body.into(),
             error: None,
         }),
-        Err(error) if closes(&error) => Err(Failed {
-            code: Code::Closed,
-            error: format!("the connection was closed after {} bytes, before the line came back", body.len()),
-        }),
-        Err(error) => Err(Failed { code: Code::Transport, error: error.to_string() }),
+        Err(error) if closes(&error) => Err(Failed::new(
+            Code::Closed,
+            format!("the connection was closed after {} bytes, before the line came back", body.len()),
+        )),
+        Err(error) => Err(Failed::new(Code::Transport, error.to_string())),
     }
 }
 

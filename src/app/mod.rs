@@ -10,6 +10,7 @@
 //!
 //! Both sides are one [`caller::Caller`], so what a workload calls and what a test calls fail in the same words.
 
+mod accept;
 pub mod caller;
 pub mod duration;
 mod grpc;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! stop ─▶ not ready; HTTP/1.1 answers close their connection; new connections are still taken   (drain)
-//!      ─▶ no new connections; GOAWAY; what is being answered is answered to its end             (grace)
+//!      ─▶ no new connections; a moment for those that have just come to say what they want      (grace)
+//!      ─▶ GOAWAY; what is being answered is answered to its end                                    "
 //! ```
 
 use std::io;
@@ -10,19 +11,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use super::accept::{self, Stop};
 use super::grpc::EchoService;
 use super::http;
 use super::proto::echo_server::EchoServer;
 use super::target::Target;
 use super::tcp::{self, Greeting};
 use super::workload::{Identity, Settings, SettingsError, Workload};
+
+/// What a client that has just connected gets to send its request.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// What to serve, and where.
 #[derive(Clone, PartialEq, Debug)]
@@ -86,7 +88,7 @@ pub struct Server {
     workload: Arc<Workload>,
     addresses: Addresses,
     listeners: Vec<BoxFuture<'static, ()>>,
-    stop: CancellationToken,
+    stop: Stop,
     drain: Duration,
     grace: Duration,
 }
@@ -104,21 +106,21 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         let Options { identity, upstreams, upstream_timeout, settings, .. } = options;
         let workload = Arc::new(Workload::new(identity, upstreams, upstream_timeout, settings, reporter).await);
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let mut addresses = Addresses::default();
         let mut listeners: Vec<BoxFuture<'static, ()>> = Vec::new();
 
         if let Some(port) = options.http {
             let (listener, address) = listen("HTTP", options.address, port).await?;
             addresses.http = Some(address);
-            listeners.push(Box::pin(serve_http(listener, http::router(workload.clone()), stop.clone())));
+            listeners.push(Box::pin(accept::http(listener, http::router(workload.clone()), stop.clone())));
         }
         if let Some(port) = options.grpc {
             let (listener, address) = listen("gRPC", options.address, port).await?;
             addresses.grpc = Some(address);
             let echo = EchoServer::new(EchoService(workload.clone())).max_decoding_message_size(super::MAX_BODY);
             let router = Routes::new(echo).add_service(health).prepare().into_axum_router();
-            listeners.push(Box::pin(serve_http(listener, router, stop.clone())));
+            listeners.push(Box::pin(accept::http(listener, router, stop.clone())));
         }
         if let Some(port) = options.tcp {
             let (listener, address) = listen("TCP", options.address, port).await?;
@@ -142,8 +144,11 @@ impl Server {
             stopped.await;
             workload.drain().await;
             tokio::time::sleep(drain).await;
-            stop.cancel();
-            tokio::time::sleep(grace).await;
+            stop.closing.cancel();
+            let moment = grace.min(MOMENT);
+            tokio::time::sleep(moment).await;
+            stop.ending.cancel();
+            tokio::time::sleep(grace - moment).await;
         };
         tokio::select! {
             _ = serving => Ended::Drained,
@@ -160,17 +165,4 @@ async fn listen(protocol: &'static str, ip: IpAddr, port: u16) -> Result<(TcpLis
         Ok((listener, bound))
     };
     bind.await.map_err(|source| ServeError::Bind { protocol, address, source })
-}
-
-/// HTTP/1.1 and HTTP/2 by prior knowledge, told apart by the first bytes of a connection.
-async fn serve_http(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::warn!(%error, "an HTTP listener ended");
-    }
 }

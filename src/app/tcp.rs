@@ -2,13 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::accept::{self, Stop};
 use super::workload::Workload;
 
 /// When the server says who it is.
@@ -20,38 +19,26 @@ pub(super) enum Greeting {
     WhenSpokenTo,
 }
 
-/// Serves until `stop`; returns when every connection has ended. One that owes no answer ends at `stop`.
-pub(super) async fn serve(listener: TcpListener, workload: Arc<Workload>, greeting: Greeting, stop: CancellationToken) {
-    let connections = TaskTracker::new();
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((stream, peer)) => {
-                let (workload, stop) = (workload.clone(), stop.clone());
-                connections.spawn(async move {
-                    if let Err(error) = echo(stream, &workload, greeting, &stop).await {
-                        tracing::debug!(%peer, %error, "a TCP connection ended early");
-                    }
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, most likely: to accept again at once would spin.
-                tracing::warn!(%error, "cannot accept a TCP connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+/// Serves until `stop`; a connection that owes no answer then ends.
+pub(super) async fn serve(listener: TcpListener, workload: Arc<Workload>, greeting: Greeting, stop: Stop) {
+    let ending = stop.ending.clone();
+    accept::connections(listener, stop, |stream| {
+        let (workload, ending) = (workload.clone(), ending.clone());
+        async move {
+            if let Err(error) = echo(stream, &workload, greeting, &ending).await {
+                tracing::debug!(%error, "a TCP connection ended early");
             }
         }
-    }
-    drop(listener);
-    connections.close();
-    connections.wait().await;
+    })
+    .await;
 }
 
 async fn echo(
     mut stream: TcpStream,
     workload: &Workload,
     greeting: Greeting,
-    stop: &CancellationToken,
+    ending: &CancellationToken,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     let mut greeted = false;
     if greeting == Greeting::AtOnce {
         greeted = greet(&mut stream, workload).await?;
@@ -60,7 +47,7 @@ async fn echo(
         }
     }
     let mut buffer = vec![0; 16 * 1024];
-    while let Some(read) = stop.run_until_cancelled(stream.read(&mut buffer)).await {
+    while let Some(read) = ending.run_until_cancelled(stream.read(&mut buffer)).await {
         let read = read?;
         if read == 0 {
             break;
