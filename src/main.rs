@@ -1,16 +1,16 @@
 //! The `weft` binary: see `weft --help`.
 
-use clap::Parser;
-use weft::cli;
+use std::process::ExitCode;
 
-/// A service-mesh control plane for stock Envoy sidecars.
+use clap::Parser;
+
 #[derive(Parser)]
-enum Command {
-    Validate(cli::validate::Args),
+#[command(name = "weft", version)]
+enum Weft {
+    App(weft::cli::app::Args),
 }
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    match Command::parse() {
-        Command::Validate(args) => cli::validate::run(args),
-    }
+fn main() -> anyhow::Result<ExitCode> {
+    let Weft::App(args) = Weft::parse();
+    weft::cli::app::run(args)
 }
