@@ -5,6 +5,7 @@ pub mod ca;
 pub mod cli;
 pub mod envoy;
 pub mod inspect;
+pub mod local;
 pub mod mesh;
 pub mod policy;
 pub mod snapshot;

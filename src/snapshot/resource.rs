@@ -121,7 +121,7 @@ impl fmt::Debug for Version {
 }
 
 /// One resource, encoded once.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
     /// Its type.
     pub kind: ResourceType,
@@ -140,5 +140,14 @@ impl Resource {
     pub fn new(kind: ResourceType, name: impl Into<ResourceName>, body: Bytes, origin: Option<ObjectRef>) -> Self {
         let version = Version(xxhash_rust::xxh3::xxh3_64(&body));
         Self { kind, name: name.into(), version, body, origin }
+    }
+}
+
+/// Without the body: that of a Secret holds a private key.
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, version, body, origin } = self;
+        write!(f, "{kind:?} {name}@{version} ({} bytes)", body.len())?;
+        origin.iter().try_for_each(|origin| write!(f, " of {origin}"))
     }
 }

@@ -1,0 +1,3 @@
+//! `weft up`: the playground, a mesh on one machine.
+
+pub mod cluster;
