@@ -277,10 +277,17 @@ impl Held {
     fn hold_back(&mut self, proxy: &ProxyId, items: Vec<Item>) {
         let single = items.len() == 1;
         for item in items {
+            let mut replaced = false;
+            for later in self.outstanding.iter_mut().flat_map(|sent| &mut sent.items).filter(|l| l.name == item.name) {
+                replaced = true;
+                // What was refused now is not what the client falls back to if the later one is refused too.
+                if later.had.as_ref().is_some_and(|had| had.version == Some(item.version)) {
+                    later.had = item.had.clone();
+                }
+            }
             let current = self.has(proxy, &item.name).and_then(|has| has.version);
-            let newer = self.outstanding.iter().any(|sent| sent.items.iter().any(|later| later.name == item.name));
-            if newer || current != Some(item.version) {
-                continue; // what was refused has been replaced meanwhile, or is no longer asked for
+            if replaced || current != Some(item.version) {
+                continue; // or it is no longer asked for
             }
             let had = match single {
                 true => item.had,

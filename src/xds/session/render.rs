@@ -196,7 +196,7 @@ impl Session {
         let held = self.types.get_mut(&kind)?;
         if complete {
             // It states what is on its way already once more, and may be refused for it.
-            for earlier in held.outstanding.iter().flat_map(|sent| &sent.items) {
+            for earlier in held.outstanding.iter().rev().flat_map(|sent| &sent.items) {
                 if !items.iter().any(|item| item.name == earlier.name) {
                     items.push(earlier.clone());
                 }
