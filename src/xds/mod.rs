@@ -22,3 +22,6 @@ pub mod wire;
 
 pub use registry::Registry;
 pub use service::Server;
+
+#[cfg(test)]
+mod tests;

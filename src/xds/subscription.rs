@@ -39,6 +39,8 @@ pub struct Changed {
     pub dropped: BTreeSet<ResourceName>,
     /// It asks for everything.
     pub wildcard_asked: bool,
+    /// It did not ask for everything before.
+    pub wildcard_added: bool,
     /// It no longer asks for everything.
     pub wildcard_dropped: bool,
 }
@@ -103,8 +105,8 @@ impl Subscription {
         }
         if implicit || changed.wildcard_asked {
             changed.wildcard_asked = true;
+            changed.wildcard_added = !std::mem::replace(&mut self.wildcard, true);
             changed.wildcard_dropped = false;
-            self.wildcard = true;
         }
         Ok(changed)
     }
@@ -141,7 +143,8 @@ impl Subscription {
             changed.dropped = old.difference(&self.names).cloned().collect();
             changed.asked = changed.added.clone();
         }
-        changed.wildcard_asked = wildcard && !self.wildcard;
+        changed.wildcard_added = wildcard && !self.wildcard;
+        changed.wildcard_asked = changed.wildcard_added;
         changed.wildcard_dropped = self.wildcard && !wildcard;
         self.wildcard = wildcard;
         Ok(changed)

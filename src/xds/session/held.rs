@@ -51,10 +51,11 @@ pub(super) struct Sent {
     pub(super) nonce: String,
     pub(super) at: Instant,
     pub(super) items: Vec<Item>,
+    pub(super) removed: Vec<ResourceName>,
 }
 
 /// A resource in a response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Item {
     pub(super) name: ResourceName,
     pub(super) version: Version,
@@ -141,8 +142,8 @@ impl Held {
     pub(super) fn subscribed(&mut self, proxy: &ProxyId, changed: Changed, first: bool) {
         let any = changed != Changed::default();
         self.touched |= any;
-        if changed.wildcard_asked && !first {
-            // Everything is asked for (again): what the client has by name is kept, the rest counts as not sent.
+        if changed.wildcard_added && !first {
+            // What the client has by name is kept, the rest counts as not sent.
             for name in self.subscription.names().clone() {
                 if !changed.added.contains(&name) {
                     let has = self.has(proxy, &name);
@@ -150,6 +151,9 @@ impl Held {
                 }
             }
             self.base = None;
+        } else if changed.wildcard_asked {
+            // Asked for again, and so answered as names are (rule 16).
+            self.due.extend(self.base.iter().flat_map(|base| base.wildcard(proxy, self.kind)));
         }
         for name in changed.added {
             let in_wildcard = self.subscription.wildcard()
@@ -175,7 +179,7 @@ impl Held {
         }
         let wildcard = self.subscription.wildcard();
         self.exceptions.retain(|name, _| wildcard || self.subscription.names().contains(name));
-        if changed.wildcard_asked || first {
+        if changed.wildcard_added || first {
             self.count = self.exceptions.values().filter(|exception| exception.has.is_some()).count();
         } else if changed.wildcard_dropped {
             self.count = self.subscription.names().iter().filter(|name| self.has(proxy, name).is_some()).count();
@@ -258,6 +262,14 @@ impl Held {
             message: message.chars().take(MAX_REFUSAL_TEXT).collect(),
             resources: named.map(|item| (item.name.clone(), item.version)).collect(),
         });
+        if !refused.items.is_empty() {
+            // Whether the removals beside them were applied is not known: they are said again. If nothing but removals
+            // was refused, saying them again would be refused again.
+            let (wildcard, names) = (self.subscription.wildcard(), self.subscription.names());
+            let again = |name: &ResourceName| (wildcard || names.contains(name)) && self.has(proxy, name).is_none();
+            let again: Vec<_> = refused.removed.into_iter().filter(again).collect();
+            self.due.extend(again);
+        }
         self.hold_back(proxy, refused.items);
     }
 
@@ -265,10 +277,17 @@ impl Held {
     fn hold_back(&mut self, proxy: &ProxyId, items: Vec<Item>) {
         let single = items.len() == 1;
         for item in items {
+            let mut replaced = false;
+            for later in self.outstanding.iter_mut().flat_map(|sent| &mut sent.items).filter(|l| l.name == item.name) {
+                replaced = true;
+                // What was refused now is not what the client falls back to if the later one is refused too.
+                if later.had.as_ref().is_some_and(|had| had.version == Some(item.version)) {
+                    later.had = item.had.clone();
+                }
+            }
             let current = self.has(proxy, &item.name).and_then(|has| has.version);
-            let newer = self.outstanding.iter().any(|sent| sent.items.iter().any(|later| later.name == item.name));
-            if newer || current != Some(item.version) {
-                continue; // what was refused has been replaced meanwhile, or is no longer asked for
+            if replaced || current != Some(item.version) {
+                continue; // or it is no longer asked for
             }
             let had = match single {
                 true => item.had,

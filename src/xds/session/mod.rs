@@ -181,16 +181,17 @@ impl Session {
         let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
         held.answered(&self.proxy, &request.response_nonce, error, now);
-        // Rules 6 and 7: a first request may carry the nonce of an earlier stream, a later one must be about the
-        // newest response; the client will send its names again with the newest nonce.
-        if !first && request.response_nonce != held.last_nonce {
-            return Ok(());
-        }
+        // Rules 6 and 7: a first request may carry the nonce of an earlier stream; a later one that is not about the
+        // newest response is not answered, since the same names will come again with the newest nonce. They count all
+        // the same: a name that is dropped and added again meanwhile would else be taken for one that the client has.
+        let stale = !first && request.response_nonce != held.last_nonce;
+        let touched = held.touched;
         let intern = intern(self.snapshot.as_deref(), kind);
         let changed = held.subscription.state_of_the_world(kind, &request.resource_names, intern)?;
         let different = changed != Default::default();
         held.answer |= first || kind.has_wildcard() && different;
         held.subscribed(&self.proxy, changed, first);
+        held.touched = if stale { touched } else { held.touched || held.answer || !held.due.is_empty() };
         self.pay_endpoints(kind, first);
         Ok(())
     }

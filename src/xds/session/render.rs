@@ -130,7 +130,7 @@ impl Session {
                     plan.alone.push((resource, has))
                 }
                 Some(resource) => plan.puts.push((resource, has)),
-                None if has.is_some() && !due && self.defers(kind) => plan.leaving.push((name, has)),
+                None if has.is_some() && self.defers(kind) => plan.leaving.push((name, has)),
                 None if has.is_some() || due => plan.removed.push((name, has)), // rules 18 and 19
                 None => plan.kept.push((name, None)),
             }
@@ -189,15 +189,24 @@ impl Session {
         snapshot: &Snapshot,
         resources: Vec<Arc<Resource>>,
         removed: Vec<ResourceName>,
-        items: Vec<Item>,
+        mut items: Vec<Item>,
         now: Instant,
     ) -> Option<Response> {
+        let complete = self.complete(kind);
         let held = self.types.get_mut(&kind)?;
+        if complete {
+            // It states what is on its way already once more, and may be refused for it.
+            for earlier in held.outstanding.iter().rev().flat_map(|sent| &sent.items) {
+                if !items.iter().any(|item| item.name == earlier.name) {
+                    items.push(earlier.clone());
+                }
+            }
+        }
         let nonce = held.next_nonce(snapshot.number());
         held.counters.sent += 1;
         held.counters.resources_sent += resources.len() as u64;
         held.counters.last_sent = Some(now);
-        held.outstanding.push_back(Sent { nonce: nonce.clone(), at: now, items });
+        held.outstanding.push_back(Sent { nonce: nonce.clone(), at: now, items, removed: removed.clone() });
         let removed = if self.protocol == Protocol::Delta { removed } else { Vec::new() };
         Some(Response { type_url: kind.type_url().into(), nonce, number: snapshot.number(), resources, removed })
     }
