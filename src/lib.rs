@@ -3,6 +3,7 @@
 pub mod app;
 pub mod ca;
 pub mod cli;
+pub mod control_plane;
 pub mod envoy;
 pub mod inspect;
 pub mod local;
@@ -11,3 +12,6 @@ pub mod policy;
 pub mod snapshot;
 pub mod source;
 pub mod xds;
+
+/// Weft's own image: a container whose image has this name runs this very binary in the playground.
+pub const IMAGE: &str = concat!("ghcr.io/weft-mesh/weft:", env!("CARGO_PKG_VERSION"));

@@ -1,6 +1,53 @@
 //! The command line: a file a subcommand.
 
 pub mod app;
+mod logging;
 pub mod output;
 pub mod proxy;
+pub mod serve;
 pub mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A service mesh for stock Envoy sidecars.
+#[derive(Parser, Debug)]
+#[command(
+    name = "weft",
+    version,
+    after_help = "\
+Examples:
+  weft up examples/shop                                    run a mesh on this machine
+  weft exec shop/shell -- weft app call http://frontend    call a Service from a pod of it
+  weft proxy status                                        what each sidecar was sent and acknowledged"
+)]
+struct Weft {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Serve(serve::Args),
+    Validate(validate::Args),
+    Proxy(proxy::Args),
+    App(app::Args),
+}
+
+/// Runs `weft` with the arguments of this process. An error goes to standard error, with its causes.
+pub fn main() -> ExitCode {
+    let Weft { command } = Weft::parse();
+    let result = match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::Proxy(args) => proxy::run(args, || anyhow::bail!("no playground is running")),
+        Command::App(args) => app::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        use std::io::Write;
+        // Nothing can be done about a standard error that cannot be written to.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -109,38 +109,32 @@ fn listeners(entries: &[&Entry]) -> Table {
     let mut table = Table::new(["LISTENER", "ADDRESS", "CHAIN", "MATCH", "TLS", "DESTINATION", "STATE", "VERSION"]);
     for entry in entries {
         let listener = &entry.resource;
-        let default = listener.get("default_filter_chain").map(|chain| (chain, "(default)"));
-        let chains = items(listener, "filter_chains").map(|chain| (chain, "")).chain(default);
-        let mut rows = chains.peekable();
-        if rows.peek().is_none() {
-            let blank = String::new;
-            let row = [blank(), blank(), blank(), blank(), blank()];
-            let [chain, r#match, tls, destination, _] = row;
-            let place = address(&listener["address"]);
+        let mut add = |chain: &str, r#match: String, tls: &str, destination: String| {
             table.row([
                 entry.name.clone(),
-                place,
-                chain,
+                address(&listener["address"]),
+                chain.to_owned(),
                 r#match,
-                tls,
+                tls.to_owned(),
                 destination,
                 entry.state.to_owned(),
                 entry.version.clone(),
             ]);
-            continue;
+        };
+        let (mut chains, default) = (items(listener, "filter_chains").peekable(), listener.get("default_filter_chain"));
+        if chains.peek().is_none() && default.is_none() {
+            add("", String::new(), "", "nowhere".to_owned());
         }
-        for (chain, mark) in rows {
-            let name = [text(chain, "name"), mark].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
-            table.row([
-                entry.name.clone(),
-                address(&listener["address"]),
-                name.join(" "),
+        for chain in chains {
+            add(
+                text(chain, "name"),
                 chain_match(&chain["filter_chain_match"]),
-                chain_tls(chain).to_owned(),
+                chain_tls(chain),
                 chain_destination(chain),
-                entry.state.to_owned(),
-                entry.version.clone(),
-            ]);
+            );
+        }
+        if let Some(chain) = default {
+            add(text(chain, "name"), "nothing else".to_owned(), chain_tls(chain), chain_destination(chain));
         }
     }
     table

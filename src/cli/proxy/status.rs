@@ -254,7 +254,7 @@ impl Report {
                     status.state().to_owned(),
                 ]);
             }
-            let _ = writeln!(
+            let _ = write!(
                 text,
                 "Proxy:      {}/{}\nIdentity:   {}\nEnvoy:      {}\nPeer:       {}\nConnected:  {} ago, {}\n\n{table}",
                 proxy.namespace,
