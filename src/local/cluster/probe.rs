@@ -108,8 +108,9 @@ pub(super) fn of_container(
 }
 
 fn parse(container: &Container, probe: &core::Probe) -> Result<Probe, (String, &'static str)> {
-    let seconds =
-        |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|v| v.try_into().ok()).unwrap_or(default));
+    let seconds = |value: Option<i32>, default: u64| {
+        Duration::from_secs(value.and_then(|v| v.try_into().ok()).unwrap_or(default))
+    };
     let count = |value: Option<i32>, default: u32| value.and_then(|v| v.try_into().ok()).unwrap_or(default).max(1);
     Ok(Probe {
         check: check(container, probe)?,

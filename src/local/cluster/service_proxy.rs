@@ -80,7 +80,8 @@ fn add_frontends(frontends: &mut Frontends, service: &Service, slices: &[&Endpoi
         return;
     }
     for port in spec.ports.iter().flatten() {
-        let (Some(protocol), Ok(number)) = (Protocol::parse(endpoints::protocol(port)), u16::try_from(port.port)) else {
+        let (Some(protocol), Ok(number)) = (Protocol::parse(endpoints::protocol(port)), u16::try_from(port.port))
+        else {
             continue;
         };
         let backends = backends(slices, port.name.as_deref().unwrap_or_default(), protocol);

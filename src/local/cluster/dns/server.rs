@@ -141,9 +141,7 @@ impl Resolver {
                 refusal.metadata.response_code = ResponseCode::ServFail;
                 Some(Local::Forward(forwarder, encode(&refusal, limit)?))
             }
-            (Answer::Response(response) | Answer::Foreign(response), _) => {
-                Some(Local::Done(encode(&response, limit)?))
-            }
+            (Answer::Response(response) | Answer::Foreign(response), _) => Some(Local::Done(encode(&response, limit)?)),
         }
     }
 
