@@ -19,6 +19,9 @@ pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// A Service port on certain pods: its name, its protocol, and its number there.
+type Port = (Option<String>, String, i32);
+
 /// Whether the Service's selector chooses a pod with these labels. No selector chooses none.
 pub(super) fn selects(service: &Service, labels: Option<&BTreeMap<String, String>>) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
@@ -40,7 +43,7 @@ pub(super) fn slices<'a>(service: &Service, pods: impl IntoIterator<Item = &'a L
     }
     let chosen =
         pods.into_iter().filter(|pod| selects(service, pod.object.metadata.labels.as_ref()) && !pod.finished());
-    let mut by_ports: BTreeMap<Vec<(Option<String>, String, i32)>, Vec<Endpoint>> = BTreeMap::new();
+    let mut by_ports: BTreeMap<Vec<Port>, Vec<Endpoint>> = BTreeMap::new();
     for pod in chosen {
         let ports = spec.ports.iter().flatten();
         let ports = ports
@@ -106,7 +109,7 @@ fn endpoint(service: &Service, pod: &LivePod) -> Endpoint {
     }
 }
 
-fn slice(service: &Service, ports: &[(Option<String>, String, i32)], endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn slice(service: &Service, ports: &[Port], endpoints: Vec<Endpoint>) -> EndpointSlice {
     let (namespace, name) = (namespace(&service.metadata), object::name(&service.metadata));
     let app_protocol = |wanted: &Option<String>| {
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());

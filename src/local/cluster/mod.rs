@@ -38,6 +38,7 @@ pub use probe::{Check, ContainerProbes, Probe};
 
 /// What the machine side is to do with a pod.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few exist at a time, and each is taken apart at once")]
 pub enum PodAction {
     /// Make the pod run. For a pod that has its namespaces already: start those of its containers that do not run
     /// (a restart; the address, the uid and the sidecar stay).

@@ -91,7 +91,7 @@ pub(super) fn resolve(pod: &Pod, prefix: &str, executable: &Path) -> Resolved {
                 env: env.into_iter().collect(),
                 workdir: container.working_dir.as_ref().map(Into::into),
             }),
-            Err(diagnostic) => resolved.diagnostics.push(diagnostic),
+            Err(diagnostic) => resolved.diagnostics.push(*diagnostic),
         }
         resolved.probes.extend(probe::of_container(container, &field, &mut resolved.diagnostics));
     }
@@ -111,7 +111,7 @@ fn argv(
     single: bool,
     field: &str,
     executable: &Path,
-) -> Result<Vec<String>, Diagnostic> {
+) -> Result<Vec<String>, Box<Diagnostic>> {
     let annotations = pod.metadata.annotations.as_ref();
     let own = format!("{LOCAL_COMMAND}.{}", container.name);
     let local = annotations.and_then(|a| a.get(&own).or_else(|| a.get(LOCAL_COMMAND).filter(|_| single)));
@@ -121,20 +121,20 @@ fn argv(
     let image = container.image.as_deref().unwrap_or_default();
     if !is_weft(image) {
         let annotation = if single { LOCAL_COMMAND } else { own.as_str() };
-        return Err(Diagnostic::error(
+        return Err(Box::new(Diagnostic::error(
             format!("{field}.image"),
             format!("the playground has no images, so `{image}` cannot run here"),
             format!("give the pod the annotation `{annotation}: COMMAND` with a command of this machine"),
-        ));
+        )));
     }
     let mut words = container.command.iter().flatten();
     match words.next() {
         Some(program) if program.rsplit('/').next() != Some("weft") => {
-            return Err(Diagnostic::error(
+            return Err(Box::new(Diagnostic::error(
                 format!("{field}.command[0]"),
                 format!("the image `{image}` holds nothing but `weft`, and this is `{program}`"),
                 "use `weft`, or leave `command` out and give `args`",
-            ));
+            )));
         }
         _ => {}
     }

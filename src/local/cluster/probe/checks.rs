@@ -99,10 +99,11 @@ async fn http_get(ip: Ipv4Addr, port: u16, path: &str, headers: &[(String, Strin
     let request = request.header("connection", "close").body(Empty::<Bytes>::new())?;
     let stream = TcpStream::connect((ip, port)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // The connection does its work only while it is polled, and ends with the probe.
+    let mut exchange = std::pin::pin!(sender.send_request(request));
+    // The connection does its work while it is polled. It may end with, or before, the response is taken.
     let response = tokio::select! {
-        response = sender.send_request(request) => response?,
-        ended = connection => return Err(ended.err().map_or(Failure::Timeout, Failure::Http)),
+        response = &mut exchange => response?,
+        _ = connection => exchange.await?,
     };
     match response.status().as_u16() {
         200..400 => Ok(()),

@@ -78,8 +78,10 @@ pub async fn run(
         }
     };
     tokio::select! {
-        _ = join_all(containers) => {}
+        // The report first, so that the pod is said to be not ready before a probe can say that it is.
+        biased;
         () = report => {}
+        _ = join_all(containers) => {}
         () = events.closed() => {}
     }
 }
