@@ -20,7 +20,7 @@ use rand::Rng;
 use tokio::sync::watch;
 
 use super::authority::{Authority, CaError, Issued};
-use crate::mesh::SpiffeId;
+use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Resource, ResourceName, ResourceType};
 
 /// The secret that holds the leaf and key of the stream's identity.
@@ -56,13 +56,16 @@ impl LeafPolicy {
     }
 }
 
-/// The current secrets of every identity that somebody asks for.
+/// A proxy, as what it proved to be: each has a key of its own, so that none can be another's.
+type Holder = (ProxyId, SpiffeId);
+
+/// The current secrets of every proxy that asks.
 #[derive(Debug)]
 pub struct SecretStore {
     authority: Arc<Authority>,
     policy: LeafPolicy,
     root: Arc<Resource>,
-    leafs: Mutex<HashMap<SpiffeId, Leaf>>,
+    leafs: Mutex<HashMap<Holder, Leaf>>,
     changes: watch::Sender<u64>,
     minted: watch::Sender<u64>,
 }
@@ -100,12 +103,12 @@ impl SecretStore {
         Self { authority, policy, root, leafs, changes: watch::Sender::new(0), minted: watch::Sender::new(0) }
     }
 
-    /// The secret called `name` of `identity`; `None` for a name that is neither [`WORKLOAD`] nor [`MESH_ROOT`], and
+    /// The secret called `name` of `proxy`, which proved to be `identity`; `None` for a name that is neither [`WORKLOAD`] nor [`MESH_ROOT`], and
     /// for an identity of another trust domain.
-    pub fn secret(&self, identity: &SpiffeId, name: &ResourceName) -> Option<Arc<Resource>> {
+    pub fn secret(&self, identity: &SpiffeId, proxy: &ProxyId, name: &ResourceName) -> Option<Arc<Resource>> {
         match name.as_str() {
             MESH_ROOT => Some(self.root.clone()),
-            WORKLOAD => self.leaf(identity),
+            WORKLOAD => self.leaf(identity, proxy),
             _ => None,
         }
     }
@@ -120,10 +123,11 @@ impl SecretStore {
         *self.minted.borrow()
     }
 
-    fn leaf(&self, identity: &SpiffeId) -> Option<Arc<Resource>> {
+    fn leaf(&self, identity: &SpiffeId, proxy: &ProxyId) -> Option<Arc<Resource>> {
         let now = self.authority.clock().now();
+        let holder = (proxy.clone(), identity.clone());
         let mut leafs = self.leafs();
-        let held = leafs.get(identity).filter(|leaf| leaf.not_after > now);
+        let held = leafs.get(&holder).filter(|leaf| leaf.not_after > now);
         if let Some(Leaf { secret, state: State::Fresh(due), .. }) = held
             && *due > now
         {
@@ -134,15 +138,15 @@ impl SecretStore {
                 let secret = Arc::new(workload_secret(&issued));
                 let state = State::Fresh(self.policy.renewal(now));
                 let leaf = Leaf { secret: secret.clone(), not_after: issued.not_after, state };
-                leafs.insert(identity.clone(), leaf);
+                leafs.insert(holder, leaf);
                 drop(leafs);
                 self.minted.send_modify(|count| *count += 1); // also wakes `renew_forever`: there is a new deadline
-                tracing::debug!(%identity, "minted a certificate");
+                tracing::debug!(%proxy, %identity, "minted a certificate");
                 Some(secret)
             }
             Err(error) => {
                 refused(identity, &error);
-                let leaf = leafs.get_mut(identity).filter(|leaf| leaf.not_after > now)?;
+                let leaf = leafs.get_mut(&holder).filter(|leaf| leaf.not_after > now)?;
                 leaf.state = State::Fresh(now + self.policy.patience());
                 Some(leaf.secret.clone())
             }
@@ -192,7 +196,7 @@ impl SecretStore {
     }
 
     /// A panic while the lock was held cannot leave the map half changed.
-    fn leafs(&self) -> MutexGuard<'_, HashMap<SpiffeId, Leaf>> {
+    fn leafs(&self) -> MutexGuard<'_, HashMap<Holder, Leaf>> {
         self.leafs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

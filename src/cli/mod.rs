@@ -7,6 +7,7 @@ pub mod proxy;
 pub mod serve;
 pub mod validate;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -45,9 +46,14 @@ pub fn main() -> ExitCode {
         Command::App(args) => app::run(args),
     };
     result.unwrap_or_else(|error| {
-        use std::io::Write;
-        // Nothing can be done about a standard error that cannot be written to.
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        // Whoever reads our output may have read enough: `weft proxy config POD | head`.
+        let pipe_closed = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        };
+        if !error.chain().any(pipe_closed) {
+            // Nothing can be done about a standard error that cannot be written to.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+        }
         ExitCode::FAILURE
     })
 }

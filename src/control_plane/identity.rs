@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::ca::SecretStore;
 use crate::ca::token::TokenVerifier;
-use crate::mesh::{SpiffeId, TrustDomain};
+use crate::mesh::{ProxyId, SpiffeId, TrustDomain};
 use crate::snapshot::{Resource, ResourceName};
 use crate::xds::auth::{AuthError, Authenticator, ProxyIdentity, Secrets};
 
@@ -40,8 +40,8 @@ impl Authenticator for Tokens {
 pub(super) struct Identities(pub(super) Arc<SecretStore>);
 
 impl Secrets for Identities {
-    fn secret(&self, identity: &SpiffeId, name: &ResourceName) -> Option<Arc<Resource>> {
-        self.0.secret(identity, name)
+    fn secret(&self, identity: &SpiffeId, proxy: &ProxyId, name: &ResourceName) -> Option<Arc<Resource>> {
+        self.0.secret(identity, proxy, name)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

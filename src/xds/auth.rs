@@ -42,9 +42,9 @@ pub trait Authenticator: Send + Sync {
 
 /// Gives the secrets of identities: `workload` (certificate and key) and `mesh-root` (what to trust).
 pub trait Secrets: Send + Sync + std::fmt::Debug {
-    /// The secret `name` as `identity` gets it, or `None` if there is no such secret. Called whenever a stream
+    /// The secret `name` as `proxy` gets it, which proved to be `identity`, or `None` if there is no such secret. Called whenever a stream
     /// compares, so it answers from memory.
-    fn secret(&self, identity: &SpiffeId, name: &ResourceName) -> Option<Arc<Resource>>;
+    fn secret(&self, identity: &SpiffeId, proxy: &ProxyId, name: &ResourceName) -> Option<Arc<Resource>>;
 
     /// Ticks when what `secret` answers may be different.
     fn changes(&self) -> watch::Receiver<u64>;

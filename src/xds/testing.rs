@@ -73,7 +73,7 @@ impl TestSecrets {
 }
 
 impl Secrets for TestSecrets {
-    fn secret(&self, identity: &SpiffeId, name: &ResourceName) -> Option<Arc<Resource>> {
+    fn secret(&self, identity: &SpiffeId, _proxy: &ProxyId, name: &ResourceName) -> Option<Arc<Resource>> {
         self.secrets.lock().expect("not poisoned").get(&(identity.to_string(), name.clone())).cloned()
     }
 

@@ -14,6 +14,10 @@ fn cart() -> SpiffeId {
     "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap()
 }
 
+fn proxy(pod: &str) -> ProxyId {
+    format!("{pod}.shop").parse().unwrap()
+}
+
 fn certificate_of(resource: &Resource) -> (Vec<u8>, Vec<u8>) {
     let secret = Secret::decode(resource.body.clone()).unwrap();
     assert_eq!(secret.name, resource.name.as_str());
@@ -26,29 +30,31 @@ fn certificate_of(resource: &Resource) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leaf_is_minted_once_for_an_identity_and_is_that_identitys() {
+async fn a_leaf_is_minted_once_for_a_proxy_and_is_of_its_identity() {
     let store = store();
-    let first = store.secret(&cart(), &WORKLOAD.into()).unwrap();
-    let again = store.secret(&cart(), &WORKLOAD.into()).unwrap();
+    let first = store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
+    let again = store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
     assert!(Arc::ptr_eq(&first, &again));
     assert_eq!(store.minted(), 1);
     let (chain, _) = certificate_of(&first);
     assert_eq!(describe(&chain).unwrap().spiffe_ids().collect::<Vec<_>>(), [cart().to_string()]);
 
+    let of_another_pod = store.secret(&cart(), &proxy("cart-2"), &WORKLOAD.into()).unwrap();
+    assert_ne!(certificate_of(&of_another_pod).1, certificate_of(&first).1, "each proxy has a key of its own");
     let other = "spiffe://cluster.local/ns/shop/sa/catalog".parse().unwrap();
-    assert_ne!(store.secret(&other, &WORKLOAD.into()).unwrap().version, first.version);
+    assert_ne!(store.secret(&other, &proxy("cart-1"), &WORKLOAD.into()).unwrap().version, first.version);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_root_is_the_same_for_all_and_other_names_and_meshes_have_no_secret() {
     let store = store();
-    let root = store.secret(&cart(), &MESH_ROOT.into()).unwrap();
+    let root = store.secret(&cart(), &proxy("cart-1"), &MESH_ROOT.into()).unwrap();
     let secret = Secret::decode(root.body.clone()).unwrap();
     let Some(Type::ValidationContext(context)) = secret.r#type else { panic!("a validation context") };
     assert_eq!(context.trusted_ca, Some(inline(store.authority.root_pem())));
-    assert_eq!(store.secret(&cart(), &"spiffe://cluster.local/ns/shop/sa/other".into()), None);
+    assert_eq!(store.secret(&cart(), &proxy("cart-1"), &"spiffe://cluster.local/ns/shop/sa/other".into()), None);
     let foreign = "spiffe://other.org/ns/shop/sa/cart".parse().unwrap();
-    assert_eq!(store.secret(&foreign, &WORKLOAD.into()), None);
+    assert_eq!(store.secret(&foreign, &proxy("cart-1"), &WORKLOAD.into()), None);
     assert_eq!(store.minted(), 0);
 }
 
@@ -56,7 +62,7 @@ async fn the_root_is_the_same_for_all_and_other_names_and_meshes_have_no_secret(
 async fn stream(store: &SecretStore, versions: &mut Vec<(SystemTime, crate::snapshot::Version)>) {
     let mut changes = store.changes();
     loop {
-        let secret = store.secret(&cart(), &WORKLOAD.into()).unwrap();
+        let secret = store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
         versions.push((store.authority.clock().now(), secret.version));
         changes.changed().await.unwrap();
     }
@@ -84,7 +90,7 @@ async fn a_leaf_that_nobody_asks_for_again_is_dropped() {
     let store = store();
     let running = store.clone();
     let task = tokio::spawn(async move { running.renew_forever().await });
-    store.secret(&cart(), &WORKLOAD.into()).unwrap();
+    store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
     tokio::time::sleep(LIFETIME.mul_f64(0.3)).await;
     assert_eq!(store.leafs().len(), 1);
     tokio::time::sleep(LIFETIME.mul_f64(0.4)).await;
@@ -95,9 +101,9 @@ async fn a_leaf_that_nobody_asks_for_again_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_leaf_that_is_due_is_not_handed_out_even_if_nobody_runs_the_renewal() {
     let store = store();
-    let first = store.secret(&cart(), &WORKLOAD.into()).unwrap();
+    let first = store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
     tokio::time::sleep(LIFETIME.mul_f64(0.7)).await;
-    assert_ne!(store.secret(&cart(), &WORKLOAD.into()).unwrap().version, first.version);
+    assert_ne!(store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap().version, first.version);
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,7 +119,7 @@ async fn renewals_of_leafs_minted_together_are_spread() {
 #[tokio::test(start_paused = true)]
 async fn no_debug_output_shows_a_key() {
     let store = store();
-    let secret = store.secret(&cart(), &WORKLOAD.into()).unwrap();
+    let secret = store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
     let (_, key) = certificate_of(&secret);
     let line = String::from_utf8(key).unwrap().lines().nth(1).unwrap().to_owned();
     let text = format!("{store:?} {secret:?}");

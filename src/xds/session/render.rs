@@ -111,7 +111,7 @@ impl Session {
             let exception = held.exceptions.get(&name);
             let wanted = match kind {
                 ResourceType::Secret if held.subscription.names().contains(&name) => {
-                    self.secrets.secret(&self.identity, &name) // rule 39
+                    self.secrets.secret(&self.identity, &self.proxy, &name) // rule 39
                 }
                 _ => held.wanted(&self.proxy, snapshot, &name),
             };
