@@ -24,7 +24,7 @@ const NAMES: [&str; 8] = ["a", "b", "c", "*", "10.96.0.5:80", "workload", "", "m
 struct OneSecret;
 
 impl Secrets for OneSecret {
-    fn secret(&self, _: &SpiffeId, name: &ResourceName) -> Option<Arc<Resource>> {
+    fn secret(&self, _: &SpiffeId, _: &ProxyId, name: &ResourceName) -> Option<Arc<Resource>> {
         let body = bytes::Bytes::from_static(b"certificate");
         (name.as_str() == "workload").then(|| Arc::new(Resource::new(ResourceType::Secret, "workload", body, None)))
     }
