@@ -1,0 +1,251 @@
+//! A mesh on this machine for a test to use: its files, its pods, its control plane.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+use weft::local::control::{PodSelector, PodStatus};
+use weft::local::{Client, Options, Playground};
+
+use crate::inspection::Inspection;
+use crate::load::{Load, Summary};
+use crate::until;
+
+/// How long pods may take to start or stop.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The admin interface of a sidecar, from inside its pod.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15000);
+
+/// A running playground on a copy of a directory.
+#[derive(Debug)]
+pub struct Mesh {
+    playground: Playground,
+    directory: TempDir,
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// The stock Envoy of this version that `make setup-all` installed.
+///
+/// # Errors
+/// When it is not there.
+pub fn envoy(version: &str) -> anyhow::Result<PathBuf> {
+    let path = repository().join("target/envoy").join(version).join("envoy");
+    if !path.exists() {
+        bail!("there is no Envoy {version} at {}: run `make setup-all`", path.display());
+    }
+    Ok(path)
+}
+
+impl Mesh {
+    /// Runs a copy of the directory `source` of this repository with `weft` at `weft_exe`, and waits until all is ready.
+    ///
+    /// # Errors
+    /// When it does not start; the error has the end of the log.
+    pub fn start(
+        source: &str,
+        name: &str,
+        weft_exe: &Path,
+        envoy: Option<PathBuf>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("weft-mesh-").tempdir()?;
+        let source = repository().join(source);
+        for entry in fs::read_dir(&source).with_context(|| source.display().to_string())? {
+            let path = entry?.path();
+            if let (Some("yaml"), Some(name)) = (path.extension().and_then(|e| e.to_str()), path.file_name()) {
+                fs::copy(&path, directory.path().join(name))?;
+            }
+        }
+        let playground = Playground::start(Options {
+            dir: directory.path().to_owned(),
+            name: format!("{name}-{}", std::process::id()),
+            weft_exe: weft_exe.to_owned(),
+            envoy,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            ready_within: PATIENCE,
+        })?;
+        Ok(Self { playground, directory })
+    }
+
+    /// The playground's control socket.
+    pub fn client(&self) -> &Client {
+        self.playground.client()
+    }
+
+    /// What `weft up` has logged.
+    pub fn log(&self) -> Vec<String> {
+        self.playground.log()
+    }
+
+    /// The control plane's inspection API.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn inspection(&self) -> anyhow::Result<Inspection> {
+        Inspection::connect(self.client())
+    }
+
+    /// The text of a file of the mesh.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn read(&self, file: &str) -> anyhow::Result<String> {
+        fs::read_to_string(self.directory.path().join(file)).with_context(|| file.to_owned())
+    }
+
+    /// Writes a file of the mesh, and waits until every proxy has what comes of it; returns how long that took from
+    /// before the write.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn write(&self, file: &str, text: &str) -> anyhow::Result<Duration> {
+        self.change(|directory| fs::write(directory.join(file), text))
+    }
+
+    /// As [`Mesh::write`], with the text as `edit` makes it from what is there.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn edit(&self, file: &str, edit: impl FnOnce(String) -> String) -> anyhow::Result<Duration> {
+        let before = self.read(file)?;
+        let after = edit(before.clone());
+        if before == after {
+            bail!("the edit of {file} changes nothing");
+        }
+        self.write(file, &after)
+    }
+
+    /// As [`Mesh::write`], removing the file.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn remove(&self, file: &str) -> anyhow::Result<Duration> {
+        self.change(|directory| fs::remove_file(directory.join(file)))
+    }
+
+    fn change(&self, change: impl FnOnce(&Path) -> std::io::Result<()>) -> anyhow::Result<Duration> {
+        let mut inspection = self.inspection()?;
+        let before = inspection.convergence()?.snapshot;
+        let start = Instant::now();
+        change(self.directory.path())?;
+        inspection.converged_after(before, start)
+    }
+
+    /// Writes a file of the mesh without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, file: &str, text: &str) -> anyhow::Result<()> {
+        Ok(fs::write(self.directory.path().join(file), text)?)
+    }
+
+    /// The pods of a workload.
+    ///
+    /// # Errors
+    /// When the playground does not answer.
+    pub fn pods_of(&self, namespace: &str, workload: &str) -> anyhow::Result<Vec<PodStatus>> {
+        let pods = self.client().status()?.pods;
+        Ok(pods.into_iter().filter(|pod| pod.namespace == namespace && pod.workload == workload).collect())
+    }
+
+    /// Waits until the workload has so many pods, all of them ready.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub fn wait_for_pods(&self, namespace: &str, workload: &str, count: usize) -> anyhow::Result<()> {
+        until(&format!("{count} pods of {namespace}/{workload}"), PATIENCE, || {
+            let pods = self.pods_of(namespace, workload)?;
+            let ready = pods.iter().filter(|pod| pod.ready).count();
+            Ok(if (pods.len(), ready) == (count, count) { Ok(()) } else { Err(format!("{ready} of {} ready", pods.len())) })
+        })
+    }
+
+    /// Runs `weft app call ARGUMENTS` in a pod (`NAMESPACE/POD`); what it printed, whatever its exit code.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub fn call(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let (_, text) = self.client().output(selector(pod)?, weft_app_call(arguments))?;
+        Ok(text)
+    }
+
+    /// As [`Mesh::call`], with a summary.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub fn calls(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
+        Summary::parse(&self.call(pod, &[&["-o", "json"], arguments].concat())?)
+    }
+
+    /// How one call ended: `200`, `403`, `PERMISSION_DENIED`, `ok`, `closed`, …
+    ///
+    /// # Errors
+    /// When it could not be made.
+    pub fn code(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let summary = self.calls(pod, arguments)?;
+        summary.codes.into_keys().next().context("a call that ended somehow")
+    }
+
+    /// Calls that go on until they are stopped.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn load(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Load> {
+        let arguments = [&["-o", "json", "--until-stdin-closes"], arguments].concat();
+        Load::start(self.client().clone(), selector(pod)?, weft_app_call(&arguments))
+    }
+
+    /// What a sidecar's admin interface answers to a GET.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn admin(&self, pod: &str, path: &str) -> anyhow::Result<String> {
+        let mut socket = self.client().dial(Some(selector(pod)?), ADMIN)?;
+        write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+        if !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.0 200") {
+            bail!("{pod} {path}: {head}");
+        }
+        Ok(body.to_owned())
+    }
+
+    /// The statistics of a sidecar whose names fit the regex.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn stats(&self, pod: &str, filter: &str) -> anyhow::Result<Vec<(String, u64)>> {
+        let text = self.admin(pod, &format!("/stats?filter={filter}"))?;
+        let parse = |line: &str| Some((line.split_once(": ")?.0.to_owned(), line.split_once(": ")?.1.parse().ok()?));
+        Ok(text.lines().filter_map(parse).collect())
+    }
+
+    /// Ends it, and says whether that went well.
+    ///
+    /// # Errors
+    /// When `weft up` did not end with success.
+    pub fn stop(self) -> anyhow::Result<()> {
+        let status = self.playground.stop()?;
+        if status.success() { Ok(()) } else { bail!("weft up ended with {status}") }
+    }
+}
+
+/// `NAMESPACE/POD`, where POD may be a prefix or `deploy/NAME`.
+pub(crate) fn selector(pod: &str) -> anyhow::Result<PodSelector> {
+    let (namespace, pod) = pod.split_once('/').context("NAMESPACE/POD")?;
+    Ok(PodSelector::new(namespace, pod))
+}
+
+fn weft_app_call(arguments: &[&str]) -> Vec<String> {
+    ["weft", "app", "call"].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect()
+}
