@@ -37,7 +37,7 @@ pub(super) fn broken(mesh: &Mesh) -> anyhow::Result<Seen> {
     let after = mesh.calls("shop/shell", &["-n", "300", "-c", "10", "http://catalog/"])?;
     mesh.put(FILE, &good)?;
     let share = after.share("catalog v2");
-    let located = reported.contains(&format!("{FILE}:10")) && reported.contains("spec.backends[0].weight");
+    let located = reported.contains(&format!("{FILE}:11")) && reported.contains("spec.backends[0].weight");
     let ok = after.failed == 0 && (share - 10.0).abs() <= 4.0 && located;
     let place = reported.split_once(FILE).map_or(reported.as_str(), |(_, rest)| rest);
     Ok(Seen::new(ok, format!("{share:.1} % on v2 as before; {FILE}{}", place.chars().take(60).collect::<String>())))
