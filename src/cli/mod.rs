@@ -1,0 +1,5 @@
+//! The command line.
+
+pub mod exec;
+pub mod internal;
+pub mod up;
