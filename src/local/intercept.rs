@@ -122,22 +122,20 @@ delete table inet weft
 table inet weft {{
   chain output {{
     type nat hook output priority -100; policy accept;
-    meta l4proto != tcp return
     # Inbound, handed to the application: the sidecar calls from 127.0.0.6.
     oifname "lo" ip saddr 127.0.0.6 return
     # The sidecar calls the pod's own address: the pod is a backend of a Service that it calls.
-    oifname "lo" {own} ip daddr != 127.0.0.0/8 redirect to :{INBOUND_PORT}
-    oifname "lo" {own} ip6 daddr != ::1 redirect to :{INBOUND_PORT}
+    oifname "lo" {own} ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :{INBOUND_PORT}
+    oifname "lo" {own} ip6 daddr != ::1 meta l4proto tcp redirect to :{INBOUND_PORT}
     oifname "lo" return
     {own} return
-{direct}    redirect to :{OUTBOUND_PORT}
+{direct}    meta l4proto tcp redirect to :{OUTBOUND_PORT}
   }}
   chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
-    meta l4proto != tcp return
     iifname "lo" return
     tcp dport {{ {not_inbound} }} return
-    redirect to :{INBOUND_PORT}
+    meta l4proto tcp redirect to :{INBOUND_PORT}
   }}
 }}
 "#

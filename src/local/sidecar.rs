@@ -181,6 +181,13 @@ impl Sidecar {
     }
 }
 
+/// Waits until the control plane has written its root: an Envoy that starts without one complains and connects late.
+pub(crate) async fn root_is_there(machine: &Machine) {
+    while !tokio::fs::metadata(&machine.root_bundle).await.is_ok_and(|file| file.len() > 0) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Waits until the sidecar serves; calls `late` each time that it has taken long.
 pub(crate) async fn ready(sandbox: &Sandbox, late: impl Fn(Duration)) {
     let started = Instant::now();

@@ -256,7 +256,13 @@ async fn live_once(
         false => None,
     };
     let sidecar = match pod.spec.meshed {
-        true => Some(Arc::new(Sidecar::prepare(Arc::clone(pod), Arc::clone(machine))?)),
+        true => {
+            tokio::select! {
+                () = sidecar::root_is_there(machine) => {}
+                () = pod.stop.ordered.cancelled() => return Ok(()),
+            }
+            Some(Arc::new(Sidecar::prepare(Arc::clone(pod), Arc::clone(machine))?))
+        }
         false => None,
     };
     let sandbox = Arc::new(Sandbox::create(pod.spec.ip, pod.spec.hostname.clone(), interception).await?);
