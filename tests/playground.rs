@@ -1,5 +1,7 @@
 //! The playground on this machine: needs root or user namespaces, iproute2, nftables, util-linux (setpriv, unshare).
 
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -82,7 +84,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The processes that `marker` (a playground's name, in their arguments or those of an ancestor) belongs to.
+/// Process `root` and all its descendants.
 fn processes_of(root: u32) -> Vec<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -288,6 +290,19 @@ fn it_works_without_root() {
         let exec = run(&["exec", "--name", "rootless", "-n", "shop", "idle", "--", "true"]).output().expect("ran");
         String::from_utf8_lossy(&exec.stderr).contains("no playground named `rootless`")
     });
+}
+
+#[test]
+fn where_namespaces_are_refused_it_says_what_to_do() {
+    let dir = directory(PODS);
+    let done = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--", "setpriv", "--bounding-set=-sys_admin", "--"])
+        .arg(weft())
+        .args(["up", dir.path().to_str().expect("a path"), "--name", "refused"])
+        .output()
+        .expect("unshare and setpriv of util-linux");
+    let message = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && message.contains("CAP_SYS_ADMIN"), "{message}");
 }
 
 /// Started by [`interception_sends_connections_through_the_sidecar`] in a network namespace of its own.

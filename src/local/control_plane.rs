@@ -1,6 +1,7 @@
 //! The control plane as a child process: started again with back-off when it ends, killed and started on request.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::backoff::Backoff;
 use super::control::ControlPlaneStatus;
 use super::log::Log;
 use super::pod::dial;
-use super::{PlaygroundError, WEFT_EXE, admin};
+use super::{PlaygroundError, admin};
 
 const LOOK: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -22,7 +23,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How to run it.
 #[derive(Debug, Clone)]
 pub struct ControlPlaneCommand {
-    /// Arguments of `weft`: `serve --source …`.
+    /// The executable; [`WEFT_EXE`](super::WEFT_EXE) but in tests.
+    pub program: PathBuf,
+    /// Its arguments: `serve --source …`.
     pub arguments: Vec<String>,
     /// Where `GET /readyz` answers 200 when it serves.
     pub readiness: SocketAddr,
@@ -133,7 +136,7 @@ async fn until(wanted: &mut watch::Receiver<bool>, value: bool) {
 fn spawn(command: &ControlPlaneCommand, log: &Log) -> Result<Child, PlaygroundError> {
     let output = || log.writer().map(Stdio::from);
     let spawn = || {
-        Command::new(WEFT_EXE)
+        Command::new(&command.program)
             .args(&command.arguments)
             .stdin(Stdio::null())
             .stdout(output()?)
@@ -160,5 +163,65 @@ async fn end(mut child: Child) {
     }
     if tokio::time::timeout(STOP_GRACE, child.wait()).await.is_err() {
         let _ = child.kill().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something that answers 200 to everything, in place of the control plane's admin port.
+    async fn readiness() -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let router = axum::Router::new().route("/readyz", axum::routing::get(|| async { "ok" }));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        address
+    }
+
+    async fn shell(script: &str) -> ControlPlaneCommand {
+        let arguments = vec!["-c".to_owned(), script.to_owned()];
+        ControlPlaneCommand { program: "sh".into(), arguments, readiness: readiness().await }
+    }
+
+    #[tokio::test]
+    async fn it_is_killed_and_started_on_request_and_ends_with_the_playground() {
+        let stop = CancellationToken::new();
+        let (control_plane, task) = ControlPlane::start(Some(shell("exec sleep 1000").await), stop.clone());
+        control_plane.ready().await;
+        control_plane.kill().await;
+        assert_eq!(control_plane.status(), ControlPlaneStatus::Down);
+        control_plane.run();
+        control_plane.ready().await;
+        assert_eq!(control_plane.status(), ControlPlaneStatus::Ready);
+        stop.cancel();
+        task.await.expect("ended");
+    }
+
+    #[tokio::test]
+    async fn it_is_started_again_when_it_ends_by_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let starts = dir.path().join("starts");
+        let script = format!("echo >> {0}; [ $(wc -l < {0}) -ge 2 ] && exec sleep 1000", starts.display());
+        let stop = CancellationToken::new();
+        let (control_plane, task) = ControlPlane::start(Some(shell(&script).await), stop.clone());
+        let count = || std::fs::read_to_string(&starts).unwrap_or_default().lines().count();
+        let twice = async {
+            while count() < 2 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), twice).await.expect("started twice");
+        control_plane.ready().await;
+        stop.cancel();
+        task.await.expect("ended");
+    }
+
+    #[tokio::test]
+    async fn a_playground_without_one_does_not_wait_for_it() {
+        let (control_plane, _task) = ControlPlane::start(None, CancellationToken::new());
+        control_plane.ready().await;
+        control_plane.kill().await;
+        assert_eq!(control_plane.status(), ControlPlaneStatus::None);
     }
 }

@@ -40,8 +40,8 @@ pub type CallersLeft = Box<dyn Fn(&PodKey) -> BoxFuture<'static, ()> + Send + Sy
 pub struct Wiring {
     /// What the cluster wants.
     pub actions: mpsc::Receiver<PodAction>,
-    /// What the cluster is told.
-    pub events: mpsc::Sender<PodEvent>,
+    /// What the cluster is told. Without a bound: the cluster may be busy asking, and neither may wait for the other.
+    pub events: mpsc::UnboundedSender<PodEvent>,
     /// Whether the cluster has asked for everything that the directory holds.
     pub settled: watch::Receiver<bool>,
     /// The node's complete nftables ruleset.
@@ -191,7 +191,7 @@ async fn run_pods(
     world: Arc<World>,
     mut actions: mpsc::Receiver<PodAction>,
     mut settled: watch::Receiver<bool>,
-    events: mpsc::Sender<PodEvent>,
+    events: mpsc::UnboundedSender<PodEvent>,
 ) {
     let mut lives = JoinSet::new();
     let (told, mut tell) = mpsc::channel(64);
@@ -216,7 +216,7 @@ async fn run_pods(
                     world.pods().remove(pod);
                 }
                 // Nobody listens any more only when the playground stops.
-                let _ = events.send(event).await;
+                let _ = events.send(event);
                 world.changed.send_replace(());
             }
             Some(_) = lives.join_next() => {}

@@ -19,7 +19,7 @@ use crate::mesh::id::{PodKey, ServiceAccountKey, WorkloadKey};
 /// Wires the playground of `setup`.
 pub fn wire(setup: &Setup) -> Result<Wiring, PlaygroundError> {
     let (actions, actions_seen) = mpsc::channel(64);
-    let (events, mut events_seen) = mpsc::channel(64);
+    let (events, mut events_seen) = mpsc::unbounded_channel();
     let pods = read(setup)?;
     let (settle, settled) = watch::channel(false);
     tokio::spawn(async move {

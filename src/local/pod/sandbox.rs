@@ -24,9 +24,12 @@ pub(crate) struct Sandbox {
     ended: CancellationToken,
 }
 
+/// What a request came to, and the descriptors beside the answer.
+type Answer = (Result<(), String>, Vec<OwnedFd>);
+
 #[derive(Default)]
 struct Waiting {
-    answers: HashMap<u64, oneshot::Sender<(Result<(), String>, Vec<OwnedFd>)>>,
+    answers: HashMap<u64, oneshot::Sender<Answer>>,
     exits: HashMap<u64, oneshot::Sender<i32>>,
 }
 
