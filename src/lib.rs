@@ -1,7 +1,17 @@
 //! Weft, a service-mesh control plane for stock Envoy sidecars: see ARCHITECTURE.md for how data flows.
 
+pub mod app;
+pub mod ca;
 pub mod cli;
+pub mod control_plane;
+pub mod envoy;
+pub mod inspect;
 pub mod local;
 pub mod mesh;
+pub mod policy;
 pub mod snapshot;
+pub mod source;
 pub mod xds;
+
+/// Weft's own image: a container whose image has this name runs this very binary in the playground.
+pub const IMAGE: &str = concat!("ghcr.io/weft-mesh/weft:", env!("CARGO_PKG_VERSION"));

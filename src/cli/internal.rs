@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::logging::{self, LogFormat};
 use crate::local::intercept::{self, Exclusions, SidecarSockets};
 use crate::local::{self, Setup, playground};
 
@@ -51,6 +52,7 @@ enum Process {
 
 /// Runs as one of them.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    logging::init(LogFormat::Text);
     match args.process {
         Process::Init { setup } => Ok(local::run_init(&parse(&setup)?)?),
         Process::Playground { setup } => Ok(playground::run(parse(&setup)?, local::wire)?),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::logging::{self, LogFormat};
 use crate::local::{Privilege, Setup, envoy_binary, outer};
 
 /// Run a mesh on this machine, from a directory of Kubernetes YAML
@@ -19,7 +20,7 @@ pub struct Args {
     /// The directory of Kubernetes YAML
     dir: PathBuf,
     /// The playground's name; playgrounds of different names run beside each other
-    #[arg(long, default_value = "default")]
+    #[arg(long, env = "WEFT_PLAYGROUND", default_value = "default")]
     name: String,
     /// The Envoy to run as sidecar; by default the one of `make setup`, or one on the PATH
     #[arg(long, env = "WEFT_ENVOY")]
@@ -28,6 +29,7 @@ pub struct Args {
 
 /// Runs until the playground ends. Must be called before this process starts a thread.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    logging::init(LogFormat::Text);
     let Args { dir, name, envoy } = args;
     let dir = dir.canonicalize().with_context(|| format!("cannot use the directory {}", dir.display()))?;
     anyhow::ensure!(dir.is_dir(), "{} is not a directory", dir.display());

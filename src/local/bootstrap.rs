@@ -5,7 +5,7 @@ use crate::mesh::id::{ProxyId, WorkloadKey};
 use super::intercept::SidecarSockets;
 
 /// The control plane's DNS name, which its certificate must carry.
-pub const CONTROL_PLANE_NAME: &str = "weft.weft-system.svc";
+pub const CONTROL_PLANE_NAME: &str = crate::control_plane::DNS_NAME;
 /// Where the control plane serves xDS.
 pub const XDS_PORT: u16 = 15010;
 

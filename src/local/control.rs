@@ -63,6 +63,14 @@ impl PodSelector {
     pub fn new(namespace: impl Into<String>, pod: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), pod: pod.into() }
     }
+
+    /// What a user means by `pod` on a command line: `NAMESPACE/POD`, or `POD` in `namespace` (`default` if not given).
+    pub fn parse(pod: &str, namespace: Option<&str>) -> Self {
+        match pod.split_once('/') {
+            Some((of, name)) if !matches!(of, "deploy" | "deployment") => Self::new(namespace.unwrap_or(of), name),
+            _ => Self::new(namespace.unwrap_or("default"), pod),
+        }
+    }
 }
 
 /// A playground's state.
@@ -154,6 +162,19 @@ mod tests {
         ] {
             let pod = select(&PodSelector::new("shop", asked), &pods());
             assert_eq!(pod.as_ref().map(|key| &*key.name), Ok(found), "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_given_before_the_pod_or_beside_it() {
+        for (pod, namespace, means) in [
+            ("shop/web", None, ("shop", "web")),
+            ("web", Some("shop"), ("shop", "web")),
+            ("web", None, ("default", "web")),
+            ("deploy/web", Some("shop"), ("shop", "deploy/web")),
+            ("shop/deploy/web", None, ("shop", "deploy/web")),
+        ] {
+            assert_eq!(PodSelector::parse(pod, namespace), PodSelector::new(means.0, means.1), "{pod} {namespace:?}");
         }
     }
 

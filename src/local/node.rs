@@ -14,10 +14,7 @@ use std::net::Ipv4Addr;
 
 use super::tools::{Tool, ToolError};
 
-/// The node's address: the control plane, the source of probes, the pods' gateway.
-pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-/// The cluster's DNS server.
-pub const DNS_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub use super::cluster::{DNS_ADDRESS as DNS_IP, NODE_ADDRESS as NODE_IP};
 
 /// Why the network could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +77,6 @@ pub(crate) fn set_up_pod(pod: Ipv4Addr) -> Result<(), NetworkError> {
          route add default via {NODE_IP} dev eth0 src {pod}\n"
     );
     Ok(Tool::Ip.batch(&batch, &format!("set up the network of pod {pod}"))?)
-}
-
-/// Loads a complete nftables ruleset into this network namespace.
-pub(crate) fn load_rules(ruleset: &str) -> Result<(), NetworkError> {
-    Ok(Tool::Nft.batch(ruleset, "load the node's rules")?)
 }
 
 /// At most 15 characters, Linux's limit: `p` and the longest address of 10.244.0.0/16 are exactly that.

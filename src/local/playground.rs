@@ -6,7 +6,9 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpStream as StdTcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,22 +16,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{PodAction, PodEvent, PodSpecToRun};
-use super::control::{ControlPlaneStatus, PodSelector, Status, select};
+use super::cluster::driver::Effect;
+use super::cluster::{Input, PodAction, PodEvent, PodSpecToRun};
+use super::control::{ControlPlaneStatus, PodSelector, PodStatus, Status, select};
 use super::control_plane::ControlPlane;
 pub use super::control_plane::ControlPlaneCommand;
 use super::outer::FromOuter;
-use super::pod::{self, Pod, Sandbox, StopOrder, blocking};
+use super::pod::{self, Killing, Pod, Sandbox, StopOrder, blocking};
 use super::wire::Channel;
 use super::{PlaygroundError, Setup, node, server};
 use crate::mesh::id::PodKey;
 
 /// How long pods have to end when the whole playground stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Between two looks at whether all is ready: the probes' word stands in a file.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Makes the token that a pod's sidecar presents to the control plane.
 pub type TokenSigner = Box<dyn Fn(&PodSpecToRun) -> String + Send + Sync>;
@@ -39,13 +45,11 @@ pub type CallersLeft = Box<dyn Fn(&PodKey) -> BoxFuture<'static, ()> + Send + Sy
 /// What the playground is put together from.
 pub struct Wiring {
     /// What the cluster wants.
-    pub actions: mpsc::Receiver<PodAction>,
+    pub effects: mpsc::UnboundedReceiver<Effect>,
     /// What the cluster is told. Without a bound: the cluster may be busy asking, and neither may wait for the other.
-    pub events: mpsc::UnboundedSender<PodEvent>,
-    /// Whether the cluster has asked for everything that the directory holds.
-    pub settled: watch::Receiver<bool>,
-    /// The node's complete nftables ruleset.
-    pub node_rules: watch::Receiver<String>,
+    pub inputs: mpsc::UnboundedSender<Input>,
+    /// Whether the cluster holds a pod for ready: that is, with its probes.
+    pub is_ready: Box<dyn Fn(&PodKey) -> bool + Send + Sync>,
     /// See [`TokenSigner`].
     pub token: TokenSigner,
     /// How long such a token is good.
@@ -56,6 +60,49 @@ pub struct Wiring {
     pub callers_left: CallersLeft,
     /// The control plane; without one, meshed pods never become ready.
     pub control_plane: Option<ControlPlaneCommand>,
+}
+
+/// The pods of this machine, and the ways into them.
+pub struct Pods {
+    setup: Setup,
+    table: Mutex<BTreeMap<PodKey, Arc<Pod>>>,
+}
+
+impl Pods {
+    pub(crate) fn table(&self) -> MutexGuard<'_, BTreeMap<PodKey, Arc<Pod>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, key: &PodKey) -> io::Result<(Arc<Pod>, Arc<Sandbox>)> {
+        let pod = self.table().get(key).cloned();
+        let found = pod.and_then(|pod| pod.sandbox().map(|sandbox| (pod, sandbox)));
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("pod {key} is not running")))
+    }
+
+    /// Connects to 127.0.0.1:`port` in a pod.
+    ///
+    /// # Errors
+    /// If the pod is not running or nobody listens.
+    pub async fn dial(&self, key: &PodKey, port: u16) -> io::Result<TcpStream> {
+        let (_, sandbox) = self.find(key)?;
+        let socket = sandbox.dial((Ipv4Addr::LOCALHOST, port).into()).await.map_err(io::Error::other)?;
+        let stream = StdTcpStream::from(socket);
+        stream.set_nonblocking(true)?;
+        TcpStream::from_std(stream)
+    }
+
+    /// Runs a command in a container and returns its exit code. When the future is dropped, the command ends.
+    ///
+    /// # Errors
+    /// If the pod is not running.
+    pub async fn exec(&self, key: &PodKey, container: &str, argv: Vec<String>) -> io::Result<i32> {
+        let (pod, sandbox) = self.find(key)?;
+        let container = pod.spec.containers.iter().find(|known| known.name == container);
+        let process = pod.process(container, argv, &self.setup);
+        let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        let running = sandbox.run(process, [null()?, null()?, null()?]).await.map_err(io::Error::other)?;
+        Ok(Killing::new(sandbox, running).exited().await)
+    }
 }
 
 /// What every pod needs.
@@ -72,14 +119,14 @@ pub(crate) struct World {
     pub(crate) machine: Arc<Machine>,
     pub(crate) control_plane: ControlPlane,
     pub(crate) stop: CancellationToken,
-    pods: Mutex<BTreeMap<PodKey, Arc<Pod>>>,
+    pods: Arc<Pods>,
+    is_ready: Box<dyn Fn(&PodKey) -> bool + Send + Sync>,
     settled: watch::Sender<bool>,
-    changed: watch::Sender<()>,
 }
 
 impl World {
     fn pods(&self) -> MutexGuard<'_, BTreeMap<PodKey, Arc<Pod>>> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pods.table()
     }
 
     /// Finds a pod, or says why there is none.
@@ -102,7 +149,11 @@ impl World {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let pods: Vec<_> = self.pods().values().map(|pod| pod.status()).collect();
+        let status = |pod: &Arc<Pod>| {
+            let status = pod.status();
+            PodStatus { ready: status.ready && (self.is_ready)(&pod.spec.key), ..status }
+        };
+        let pods: Vec<_> = self.pods().values().map(status).collect();
         let control_plane = self.control_plane.status();
         let serves = matches!(control_plane, ControlPlaneStatus::Ready | ControlPlaneStatus::None);
         Status { ready: *self.settled.borrow() && serves && pods.iter().all(|pod| pod.ready), control_plane, pods }
@@ -110,7 +161,6 @@ impl World {
 
     /// Waits until everything is ready at once.
     pub(crate) async fn ready(&self) {
-        let mut changed = self.changed.subscribe();
         let mut settled = self.settled.subscribe();
         let _ = settled.wait_for(|settled| *settled).await;
         loop {
@@ -118,8 +168,7 @@ impl World {
             if self.status().ready {
                 return;
             }
-            // The sender is in `self`.
-            let _ = changed.changed().await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -127,7 +176,7 @@ impl World {
 /// Runs the playground until it is told to stop. `wire` is called inside the runtime, in the node's network namespace.
 pub fn run(
     setup: Setup,
-    wire: impl FnOnce(&Setup) -> Result<Wiring, PlaygroundError>,
+    wire: impl AsyncFnOnce(&Setup, Arc<Pods>) -> Result<Wiring, PlaygroundError>,
 ) -> Result<ExitCode, PlaygroundError> {
     // Children get a standard input of their own; the socket to `weft up` is kept aside.
     let outer = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
@@ -146,7 +195,7 @@ pub fn run(
 async fn serve(
     setup: Setup,
     outer: OwnedFd,
-    wire: impl FnOnce(&Setup) -> Result<Wiring, PlaygroundError>,
+    wire: impl AsyncFnOnce(&Setup, Arc<Pods>) -> Result<Wiring, PlaygroundError>,
 ) -> Result<(), PlaygroundError> {
     let outer = Channel::new(outer).map_err(PlaygroundError::io("use the socket to weft up"))?;
     let listener = match outer.receive().await {
@@ -154,7 +203,8 @@ async fn serve(
         _ => return Err(PlaygroundError::NotByHand),
     };
     blocking(node::set_up).await??;
-    let wiring = wire(&setup)?;
+    let pods = Arc::new(Pods { setup: setup.clone(), table: Mutex::default() });
+    let wiring = wire(&setup, Arc::clone(&pods)).await?;
     let stop = CancellationToken::new();
     // The control plane outlives the pods: it is stopped when they are gone.
     let stop_control_plane = CancellationToken::new();
@@ -164,14 +214,13 @@ async fn serve(
         machine: Arc::new(Machine { setup, token, token_lifetime, root_bundle, callers_left }),
         control_plane,
         stop: stop.clone(),
-        pods: Mutex::default(),
+        pods,
+        is_ready: wiring.is_ready,
         settled: watch::Sender::new(false),
-        changed: watch::Sender::default(),
     });
-    tokio::spawn(load_node_rules(wiring.node_rules));
     tokio::spawn(server::serve(listener, Arc::clone(&world)));
     tokio::spawn(announce(Arc::clone(&world)));
-    let pods = run_pods(Arc::clone(&world), wiring.actions, wiring.settled, wiring.events);
+    let pods = run_pods(Arc::clone(&world), wiring.effects, wiring.inputs);
     tokio::pin!(pods);
     tokio::select! {
         () = &mut pods => {}
@@ -186,29 +235,43 @@ async fn serve(
     Ok(())
 }
 
-/// Carries out the cluster's actions until the playground stops, and then until the last pod is gone.
+/// Carries out what the cluster wants until the playground stops, and then until the last pod is gone.
 async fn run_pods(
     world: Arc<World>,
-    mut actions: mpsc::Receiver<PodAction>,
-    mut settled: watch::Receiver<bool>,
-    events: mpsc::UnboundedSender<PodEvent>,
+    mut effects: mpsc::UnboundedReceiver<Effect>,
+    inputs: mpsc::UnboundedSender<Input>,
 ) {
     let mut lives = JoinSet::new();
     let (told, mut tell) = mpsc::channel(64);
     loop {
         tokio::select! {
-            biased; // all that was asked for before the cluster settled is known before it counts as settled
             () = world.stop.cancelled() => break,
-            Some(action) = actions.recv() => match action {
-                PodAction::Start(spec) => {
-                    let pod = Pod::new(spec);
-                    world.pods().insert(pod.spec.key.clone(), Arc::clone(&pod));
-                    lives.spawn(pod::live(pod, Arc::clone(&world.machine), told.clone()));
+            Some(effect) = effects.recv() => match effect {
+                Effect::Pod(PodAction::Start(spec)) => {
+                    let known = world.pods().get(&spec.key).cloned();
+                    match known {
+                        Some(pod) => pod.start_again(),
+                        None => {
+                            let pod = Pod::new(spec);
+                            world.pods().insert(pod.spec.key.clone(), Arc::clone(&pod));
+                            lives.spawn(pod::live(pod, Arc::clone(&world.machine), told.clone()));
+                        }
+                    }
                 }
-                PodAction::Stop { pod, grace } => {
+                Effect::Pod(PodAction::Stop { pod, grace }) => {
                     if let Some(pod) = world.pods().get(&pod) {
                         pod.stop(StopOrder { grace, drain: true });
                     }
+                }
+                Effect::KillContainer { pod, container } => {
+                    if let Some(pod) = world.pods().get(&pod) {
+                        tracing::warn!(pod = %pod.spec.key, %container, "killing the container: its probe failed");
+                        pod.kill(&container);
+                    }
+                }
+                Effect::Diagnostic(diagnostic) => tracing::warn!("{diagnostic}"),
+                Effect::Synced => {
+                    world.settled.send_replace(true);
                 }
             },
             Some(event) = tell.recv() => {
@@ -216,13 +279,9 @@ async fn run_pods(
                     world.pods().remove(pod);
                 }
                 // Nobody listens any more only when the playground stops.
-                let _ = events.send(event);
-                world.changed.send_replace(());
+                let _ = inputs.send(Input::Pod(event));
             }
             Some(_) = lives.join_next() => {}
-            true = async { settled.wait_for(|settled| *settled).await.is_ok() }, if !*world.settled.borrow() => {
-                world.settled.send_replace(true);
-            }
         }
     }
     let count = world.pods().len();
@@ -232,22 +291,8 @@ async fn run_pods(
     }
     // From here on nobody needs to be told; the tasks must not wait for room either.
     drop(tell);
-    drop(actions);
+    drop(effects);
     while lives.join_next().await.is_some() {}
-}
-
-async fn load_node_rules(mut rules: watch::Receiver<String>) {
-    loop {
-        let ruleset = rules.borrow_and_update().clone();
-        if !ruleset.is_empty()
-            && let Ok(Err(error)) = blocking(move || node::load_rules(&ruleset)).await
-        {
-            tracing::error!(%error, "Services are not reachable by their ClusterIP");
-        }
-        if rules.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn announce(world: Arc<World>) {

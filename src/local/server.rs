@@ -60,7 +60,7 @@ async fn carry_out(request: Request, descriptors: Vec<OwnedFd>, world: &World, c
         Request::Exec { pod, argv } => {
             let (pod, sandbox) = world.sandbox(&pod)?;
             let stdio = <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| "exec needs three descriptors".to_owned())?;
-            let process = pod.process(pod.spec.containers.first(), argv, &world.machine);
+            let process = pod.process(pod.spec.containers.first(), argv, &world.machine.setup);
             let mut running = sandbox.run(process, stdio).await.map_err(|e| e.to_string())?;
             tokio::select! {
                 code = running.exited() => Ok((Response::Exited(code), None)),

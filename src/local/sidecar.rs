@@ -21,6 +21,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::bootstrap::{self, Bootstrap};
+pub(crate) use super::cluster::SIDECAR as CONTAINER;
 use super::intercept::{SIDECAR_UID, SidecarSockets};
 use super::node::NODE_IP;
 use super::playground::Machine;
@@ -28,8 +29,6 @@ use super::pod::{Files, Pod, Process, Rights, Sandbox, blocking};
 use super::{ENVOY_EXE, PlaygroundError, Privilege, admin};
 use crate::mesh::id::ProxyId;
 
-/// The name of the container that makes a pod a meshed one.
-pub(crate) const CONTAINER: &str = "weft-proxy";
 /// The directory, as the sidecar sees it.
 const SEEN_AS: &str = "/run/weft/proxy";
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
@@ -56,7 +55,7 @@ impl Sidecar {
             return Err(PlaygroundError::NoEnvoy(why.clone()));
         }
         let directory = pod.directory().join("proxy");
-        let mut files = pod.files(&machine);
+        let mut files = pod.files(&machine.setup);
         files.run.push((directory.clone(), SEEN_AS.into()));
         let sidecar = Self { pod, machine, directory, files };
         sidecar.write().map_err(PlaygroundError::io("write the sidecar's files"))?;

@@ -7,10 +7,14 @@
 //! Everything here is plain data and synchronous functions: no client, no socket, no runtime.
 
 pub mod diagnostic;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod id;
 pub mod object;
+pub mod world;
 
 pub use diagnostic::{Diagnostic, Location};
 pub use id::{
     Kind, Namespace, ObjectRef, PodKey, ProxyId, ServiceAccountKey, ServiceKey, SpiffeId, TrustDomain, WorkloadKey,
 };
+pub use world::{Dirty, Event, World};

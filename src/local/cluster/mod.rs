@@ -1,98 +1,141 @@
-//! What the tiny Kubernetes asks of the machine side, and what it is told in return.
+//! The playground's Kubernetes: controllers, kubelet decisions, cluster DNS and the service proxy of a single node.
+//!
+//! ```text
+//!  user's directory ──Input::Applied/Deleted──▶ ┌─────────┐ ──Write/Remove──▶ state directory ──▶ weft serve
+//!  machine ──PodEvent──────────────────────────▶ │ Cluster │ ──Ruleset──────▶ nft (service proxy)
+//!  clock ──Tick────────────────────────────────▶ └─────────┘ ──Zone─────────▶ cluster DNS
+//!                                                     └───────PodAction─────▶ machine (namespaces, processes, Envoy)
+//! ```
+//!
+//! [`Cluster`] is a synchronous state machine: it decides, and touches nothing. [`driver`] owns it, feeds it and
+//! carries out what it says; [`state`], [`dns`], [`service_proxy`] and [`probe`] are the parts that meet the machine.
+//! Pods themselves (network namespaces, processes, sidecars) belong to the machine side, which is met only through
+//! the types of this file: [`PodAction`] goes out, [`PodEvent`] comes in.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::mesh::id::{PodKey, ServiceAccountKey, WorkloadKey};
+use crate::mesh::{PodKey, ServiceAccountKey, WorkloadKey};
 
-/// What the cluster asks of the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+mod addresses;
+mod controller;
+pub mod dns;
+pub mod driver;
+mod endpoints;
+mod hash;
+mod object;
+mod pod;
+pub mod probe;
+mod rollout;
+pub mod service_proxy;
+pub mod state;
+mod template;
+
+pub use controller::{Cluster, Config, Input, Output};
+pub use object::Object;
+pub use probe::{Check, ContainerProbes, Probe};
+
+/// What the machine side is to do with a pod.
+#[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few exist at a time, and each is taken apart at once")]
 pub enum PodAction {
-    /// Run this pod until it is stopped.
+    /// Make the pod run. For a pod that has its namespaces already: start those of its containers that do not run
+    /// (a restart; the address, the uid and the sidecar stay).
     Start(PodSpecToRun),
-    /// Stop this pod; it may take `grace` to finish its work.
+    /// End the pod: SIGTERM to its containers, SIGKILL after `grace`, then remove its namespaces and say
+    /// [`PodEvent::Gone`].
     Stop {
-        /// The pod.
+        /// Which pod.
         pod: PodKey,
-        /// How long from the beginning of the stop to SIGKILL (`terminationGracePeriodSeconds`).
+        /// `terminationGracePeriodSeconds`.
         grace: Duration,
     },
 }
 
-/// What the machine tells the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the machine side says of a pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PodEvent {
-    /// All containers of the pod have been started.
+    /// Its sidecar, if it has one, is up and all its containers were started. Sent again after a restart.
     Running {
-        /// The pod.
+        /// Which pod.
         pod: PodKey,
     },
-    /// An application container of the pod ended; it is restarted with back-off.
+    /// A container has ended (or could not be started).
     Exited {
-        /// The pod.
+        /// Which pod.
         pod: PodKey,
-        /// Its exit code; 128 + the signal's number if a signal ended it.
+        /// The exit code, 128 + signal for a signal, as a shell has it.
         code: i32,
     },
-    /// The pod's processes can (or can no longer) serve, as far as the machine sees; probes come on top.
+    /// Its readiness has changed. Comes from the prober; a pod without probes needs none.
     Ready {
-        /// The pod.
+        /// Which pod.
         pod: PodKey,
-        /// Whether.
+        /// All its containers are ready.
         ready: bool,
     },
-    /// The pod is stopped, and its address may be given to another.
+    /// Nothing of it is left, and its address may be given away.
     Gone {
-        /// The pod.
+        /// Which pod.
         pod: PodKey,
     },
 }
 
-/// A pod, reduced to what is needed to run it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// All that the machine side needs to know to run a pod.
+#[derive(Clone, PartialEq, Debug)]
 pub struct PodSpecToRun {
-    /// Its name.
+    /// Its key.
     pub key: PodKey,
     /// `metadata.uid`.
     pub uid: String,
-    /// Its address, in 10.244.0.0/16.
+    /// Its address, for as long as it exists.
     pub ip: Ipv4Addr,
-    /// Its ServiceAccount.
+    /// The ServiceAccount that its token names.
     pub account: ServiceAccountKey,
-    /// The workload it belongs to.
+    /// Its Deployment, or itself.
     pub workload: WorkloadKey,
-    /// Whether it gets a sidecar and interception.
+    /// It gets a sidecar.
     pub meshed: bool,
-    /// `metadata.annotations`.
-    pub annotations: BTreeMap<String, String>,
-    /// The application's containers (not the sidecar).
+    /// What runs in it, without the sidecar.
     pub containers: Vec<ContainerToRun>,
-    /// How names are resolved in it.
-    pub dns: PodDns,
-    /// `spec.hostname`, or the pod's name.
+    /// What the kubelet part probes. [`driver`] does so; the machine side may ignore it.
+    pub probes: Vec<ContainerProbes>,
+    /// `metadata.annotations`.
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// What its `/etc/resolv.conf` says.
+    pub dns: DnsConfig,
+    /// What `hostname` says in it.
     pub hostname: String,
 }
 
-/// What goes into a pod's `/etc/resolv.conf`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodDns {
-    /// The cluster's DNS server.
+/// A container as a process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ContainerToRun {
+    /// Its name in the pod.
+    pub name: String,
+    /// The program and its arguments; never empty.
+    pub argv: Vec<String>,
+    /// Its environment, by name, beyond what every container gets (`PATH`, `HOSTNAME`).
+    pub env: Vec<(String, String)>,
+    /// `workingDir`.
+    pub workdir: Option<PathBuf>,
+}
+
+/// A pod's resolver configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsConfig {
+    /// The cluster DNS.
     pub nameserver: Ipv4Addr,
-    /// The search domains, in order.
+    /// The search list, the pod's own namespace first.
     pub search: Vec<String>,
 }
 
-/// A container, reduced to a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerToRun {
-    /// Its name within the pod.
-    pub name: String,
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// The environment that the pod declares.
-    pub env: Vec<(String, String)>,
-    /// The working directory.
-    pub workdir: Option<PathBuf>,
-}
+/// The address of the cluster DNS, an address of the node itself.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The address of the node.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The domain of the cluster's names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The container that makes a pod meshed.
+pub const SIDECAR: &str = "weft-proxy";

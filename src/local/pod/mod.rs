@@ -5,8 +5,8 @@
 //!  Stop  ─▶ callers left ─▶ sidecar drained ─▶ application ended ─▶ sidecar ended ─▶ namespaces gone ─▶ Gone
 //! ```
 //!
-//! A container that ends is started again with back-off (`restartPolicy: Always`), and so is a pod whose first process
-//! ends.
+//! When a container of the application ends, the cluster decides when it starts again; a sidecar that ends, and a pod
+//! whose first process ends, are started again with back-off.
 
 mod container;
 mod protocol;
@@ -28,7 +28,7 @@ pub use self::container::run as run_container;
 pub(crate) use self::protocol::{Files, Process, Rights};
 pub(crate) use self::runner::dial;
 pub use self::runner::{run as run_pod, start as start_pod};
-pub(crate) use self::sandbox::{Running, Sandbox, blocking};
+pub(crate) use self::sandbox::{Killing, Running, Sandbox, blocking};
 use super::backoff::Backoff;
 use super::cluster::{ContainerToRun, PodEvent, PodSpecToRun};
 use super::control::PodStatus;
@@ -36,7 +36,10 @@ use super::intercept::{self, Exclusions};
 use super::log::Log;
 use super::playground::Machine;
 use super::sidecar::{self, Sidecar};
-use super::{PlaygroundError, init};
+use super::{PlaygroundError, Setup, init};
+
+/// The exit code of what could not be started, as a shell has it.
+const CANNOT_START: i32 = 126;
 
 /// A pod on this machine.
 pub(crate) struct Pod {
@@ -45,6 +48,7 @@ pub(crate) struct Pod {
     progress: watch::Sender<Progress>,
     stop: Stop,
     killed: watch::Sender<Option<String>>,
+    again: watch::Sender<()>,
 }
 
 /// How far the pod is.
@@ -81,6 +85,7 @@ impl Pod {
             progress: watch::Sender::default(),
             stop: Stop::default(),
             killed: watch::Sender::default(),
+            again: watch::Sender::default(),
         })
     }
 
@@ -88,6 +93,11 @@ impl Pod {
     pub(crate) fn stop(&self, order: StopOrder) {
         let _ = self.stop.order.set((order, Instant::now() + order.grace));
         self.stop.ordered.cancel();
+    }
+
+    /// Starts those of the application's containers that do not run.
+    pub(crate) fn start_again(&self) {
+        self.again.send_replace(());
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -127,11 +137,15 @@ impl Pod {
     }
 
     /// A process like those of the application's container `container`.
-    pub(crate) fn process(&self, container: Option<&ContainerToRun>, argv: Vec<String>, machine: &Machine) -> Process {
+    pub(crate) fn process(&self, container: Option<&ContainerToRun>, argv: Vec<String>, setup: &Setup) -> Process {
         let mut env: Vec<(String, String)> = ["PATH", "HOME", "USER", "LANG", "TERM"]
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
             .collect();
+        // As in Weft's own image, `weft` is found without a path.
+        if let Some((_, path)) = env.iter_mut().find(|(name, _)| name == "PATH") {
+            path.push_str(":/run/weft/bin");
+        }
         env.push(("HOSTNAME".to_owned(), self.spec.hostname.clone()));
         env.extend(container.into_iter().flat_map(|c| c.env.clone()));
         Process {
@@ -139,7 +153,7 @@ impl Pod {
             env,
             workdir: container.and_then(|c| c.workdir.clone()).unwrap_or_else(|| PathBuf::from("/")),
             rights: Rights::Application,
-            files: self.files(machine),
+            files: self.files(setup),
         }
     }
 
@@ -149,7 +163,7 @@ impl Pod {
     }
 
     /// What every container of the pod sees: its own names, the executables, and nothing else of `/run`.
-    pub(crate) fn files(&self, machine: &Machine) -> Files {
+    pub(crate) fn files(&self, setup: &Setup) -> Files {
         let mut files = Files { over: Vec::new(), run: vec![("/run/weft/bin".into(), "/run/weft/bin".into())] };
         for name in ["resolv.conf", "hosts", "hostname"] {
             let source = self.directory().join(name);
@@ -160,7 +174,7 @@ impl Pod {
                 Err(_) => {}
             }
         }
-        let kept = init::kept_of_run(&machine.setup).into_iter().filter_map(|path| path.canonicalize().ok());
+        let kept = init::kept_of_run(setup).into_iter().filter_map(|path| path.canonicalize().ok());
         for path in kept.filter(|path| path.starts_with("/run")) {
             if !files.run.iter().any(|(_, to)| *to == path) {
                 files.run.push((path.clone(), path));
@@ -219,23 +233,16 @@ pub(crate) async fn live(pod: Arc<Pod>, machine: Arc<Machine>, events: mpsc::Sen
     let _ = events.send(PodEvent::Gone { pod: key }).await;
 }
 
-/// Turns the pod's progress into events, each told once a change.
+/// Tells when all containers run, each time anew.
 async fn tell(pod: Arc<Pod>, events: mpsc::Sender<PodEvent>) {
     let mut progress = pod.progress.subscribe();
-    let (mut was_running, mut was_ready) = (false, false);
+    let mut was_running = false;
     loop {
-        let (running, ready) = {
-            let progress = progress.borrow_and_update();
-            (progress.is_running(&pod.spec), progress.is_ready(&pod.spec))
-        };
-        let key = || pod.spec.key.clone();
+        let running = progress.borrow_and_update().is_running(&pod.spec);
         if running && !was_running {
-            let _ = events.send(PodEvent::Running { pod: key() }).await;
+            let _ = events.send(PodEvent::Running { pod: pod.spec.key.clone() }).await;
         }
-        if ready != was_ready {
-            let _ = events.send(PodEvent::Ready { pod: key(), ready }).await;
-        }
-        (was_running, was_ready) = (running, ready);
+        was_running = running;
         if progress.changed().await.is_err() {
             return;
         }
@@ -408,8 +415,10 @@ async fn run_application(
             () = task.stop.cancelled() => return,
         }
     }
+    let mut again = pod.again.subscribe();
     loop {
-        let process = pod.process(Some(&container), container.argv.clone(), &machine);
+        again.mark_unchanged();
+        let process = pod.process(Some(&container), container.argv.clone(), &machine.setup);
         match task.start(process).await {
             Ok(mut running) => {
                 pod.set(|progress| {
@@ -428,10 +437,13 @@ async fn run_application(
             }
             Err(error) => {
                 tracing::error!(pod = %pod.spec.key, container = %container.name, %error, "cannot start the container");
+                let _ = events.send(PodEvent::Exited { pod: pod.spec.key.clone(), code: CANNOT_START }).await;
             }
         }
-        if !task.wait().await {
-            return;
+        tokio::select! {
+            // The cluster's back-off (`restartPolicy: Always`).
+            changed = again.changed() => if changed.is_err() { return },
+            () = task.stop.cancelled() => return,
         }
         pod.set(|progress| progress.restarts += 1);
     }

@@ -46,6 +46,33 @@ impl Running {
     }
 }
 
+/// A running process that is killed when this is dropped before its end.
+pub(crate) struct Killing {
+    sandbox: Arc<Sandbox>,
+    running: Running,
+}
+
+impl Killing {
+    pub(crate) fn new(sandbox: Arc<Sandbox>, running: Running) -> Self {
+        Self { sandbox, running }
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn exited(mut self) -> i32 {
+        self.running.exited().await
+    }
+}
+
+impl Drop for Killing {
+    fn drop(&mut self) {
+        // After its end this does nothing: the pod's first process no longer knows it.
+        let (sandbox, id) = (Arc::clone(&self.sandbox), self.running.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { sandbox.kill(id).await });
+        }
+    }
+}
+
 impl Sandbox {
     /// Makes the namespaces of pod `ip` and connects them to the node.
     pub(crate) async fn create(
@@ -100,6 +127,10 @@ impl Sandbox {
     pub(crate) async fn signal(&self, running: &Running, signal: Signal) {
         // A pod that is gone needs no signal.
         let _ = self.channel.send(&Request::Signal { id: running.id, signal: signal.as_raw() }, &[]).await;
+    }
+
+    async fn kill(&self, id: u64) {
+        let _ = self.channel.send(&Request::Signal { id, signal: Signal::KILL.as_raw() }, &[]).await;
     }
 
     /// A TCP connection from within the pod.

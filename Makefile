@@ -1,0 +1,36 @@
+# What to run. `make demo` and `make up` are the two to begin with.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-all demo up test e2e lint bench
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install the stock Envoy into target/envoy (or set WEFT_ENVOY) and the network tools
+	@e2e/scripts/setup
+
+setup-all: ## As setup, with every Envoy that the tests run
+	@e2e/scripts/setup --all
+
+demo: setup ## Run the shop in a mesh, exercise it, and print what was expected and what was seen
+	cargo build --release --locked --workspace
+	cargo run --release --locked --package weft-e2e --bin demo
+
+up: setup ## Run the shop in a mesh until Ctrl-C; edit target/shop and see (examples/shop/TRY.md)
+	cargo build --release --locked
+	rm -rf target/shop && cp -r examples/shop target/shop
+	target/release/weft up target/shop
+
+test: setup-all ## Run every test and print how many passed and failed
+	@e2e/scripts/test
+
+e2e: setup-all ## Run the end-to-end tests alone
+	cargo test --locked --package weft-e2e --no-fail-fast
+
+lint: ## Check the format, clippy's lints and the licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@e2e/scripts/licences
+
+bench: setup ## Measure the way from a file to 20 Envoys, into target/bench/
+	cargo build --release --locked --workspace
+	cargo run --release --locked --package weft-e2e --bin bench

@@ -1,0 +1,91 @@
+//! `weft serve`: the control plane.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use tokio_util::sync::CancellationToken;
+
+use super::logging::{self, LogFormat};
+use crate::app::duration::HumanDuration;
+use crate::ca::LeafPolicy;
+use crate::control_plane::{self, Config};
+
+/// Run the control plane: serve sidecars over xDS.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weft serve --source dir:./mesh --ca-dir ./ca --token-key ./token-key.pem
+  weft serve --source dir:./mesh --token-key ./token-key.pem --xds 127.0.0.1:15010 --admin 127.0.0.1:15014
+
+Logs go to standard error; WEFT_LOG sets what is logged (info, debug, weft::xds=trace, …).
+Exit code: 0 after SIGINT or SIGTERM, 1 when it cannot run.")]
+pub struct Args {
+    /// Where the mesh's objects are: dir:PATH, a watched directory of Kubernetes YAML
+    #[arg(long, value_name = "dir:PATH")]
+    source: Source,
+    /// Where the root certificate and its key are kept (made on the first start); without it they live in memory
+    #[arg(long, value_name = "DIR")]
+    ca_dir: Option<PathBuf>,
+    /// The public key (PEM) that the sidecars' tokens are verified with
+    #[arg(long, value_name = "FILE")]
+    token_key: PathBuf,
+    /// Where xDS is served, over TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    xds: SocketAddr,
+    /// Where health, readiness, metrics and the inspection API are served, in clear
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
+    admin: SocketAddr,
+    /// How long a workload's certificate lives; it is renewed at about half of that
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    certificate_lifetime: HumanDuration,
+    /// The form of the log
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+/// A source by its scheme.
+#[derive(Clone, Debug)]
+enum Source {
+    Directory(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
+            _ => Err("write dir:PATH, a directory of Kubernetes YAML".to_owned()),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the control plane cannot run.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    logging::init(args.log_format);
+    let Source::Directory(source) = args.source;
+    let config = Config {
+        source,
+        ca_dir: args.ca_dir,
+        token_key: args.token_key,
+        xds: args.xds,
+        admin: args.admin,
+        leaf: LeafPolicy { lifetime: args.certificate_lifetime.0, ..LeafPolicy::default() },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let on_signal = shutdown.clone();
+        tokio::spawn(async move {
+            logging::stop_requested().await;
+            on_signal.cancel();
+        });
+        control_plane::run(config, shutdown).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -1,0 +1,173 @@
+//! The control plane put together: what `weft serve` runs.
+//!
+//! ```text
+//!  source ─▶ pipeline (World, Translator; one task) ─▶ watch<Snapshot> ─▶ xds server (15010, TLS)
+//!                                                                              │
+//!  ca ─▶ secrets, server certificate ──────────────────────────────────────────┤
+//!  token ─▶ authenticator ─────────────────────────────────────────────────────┘
+//!  inspect (15014): health, readiness, metrics, inspection API
+//! ```
+
+mod identity;
+mod pipeline;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::ca::token::{TokenKeyError, TokenVerifier};
+use crate::ca::{Authority, CaError, Clock, LeafPolicy, SecretStore, ServerCertificate};
+use crate::inspect::{self, Admin, Readiness, metrics};
+use crate::source::{DirectorySource, SourceError};
+use crate::xds::{self, service::ServeError};
+
+use identity::{Identities, Tokens};
+use pipeline::Pipeline;
+
+/// The name by which sidecars know the control plane: the SAN of its certificate.
+pub const DNS_NAME: &str = "weft.weft-system.svc";
+
+/// What a control plane is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory that holds the mesh's objects.
+    pub source: PathBuf,
+    /// Where the root certificate and its key are kept; `None` keeps them in memory, and with them the mesh's trust.
+    pub ca_dir: Option<PathBuf>,
+    /// The public key that tokens are verified with, PEM.
+    pub token_key: PathBuf,
+    /// Where xDS is served, over TLS.
+    pub xds: SocketAddr,
+    /// Where health, metrics and the inspection API are served, in clear.
+    pub admin: SocketAddr,
+    /// How long workload certificates live.
+    pub leaf: LeafPolicy,
+}
+
+/// Why the control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be watched.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// There is no certificate authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The key file is not there.
+    #[error("cannot read the token key {}: {error}; give the public key that tokens are verified with (PEM)", path.display())]
+    TokenKeyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The key file holds something else.
+    #[error("{}: {error}", path.display())]
+    TokenKey {
+        /// The file.
+        path: PathBuf,
+        /// What it is not.
+        error: TokenKeyError,
+    },
+    /// A port is taken, or not ours.
+    #[error("cannot listen on {address} for {what}: {error}; choose another address with --{flag}")]
+    Listen {
+        /// What is served there.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The server's own TLS.
+    #[error("cannot set up TLS for xDS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Serving xDS ended.
+    #[error(transparent)]
+    Xds(#[from] ServeError),
+    /// Serving the admin port ended.
+    #[error("the admin port ended: {0}")]
+    Admin(std::io::Error),
+    /// The task that keeps the mesh ended.
+    #[error("the mesh's own task ended")]
+    Pipeline,
+}
+
+/// Runs until `shutdown` is cancelled, or something ends that the control plane cannot be without.
+///
+/// The admin port answers first, then everything is read once, then the certificate authority is made (for the trust
+/// domain that MeshConfig states), and only then sidecars are served: an empty first snapshot would take away what
+/// they have.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let clock = Clock::system();
+    let key = std::fs::read(&config.token_key)
+        .map_err(|error| Error::TokenKeyFile { path: config.token_key.clone(), error })?;
+    let verifier = TokenVerifier::from_pem(&key, clock.clone())
+        .map_err(|error| Error::TokenKey { path: config.token_key.clone(), error })?;
+    let xds_listener = listen("xDS", config.xds, "xds").await?;
+    let admin_listener = listen("health, metrics and inspection", config.admin, "admin").await?;
+    let (events, batches) = mpsc::channel(16);
+    let source = DirectorySource::open(config.source)?;
+    let _stop_with_us = shutdown.clone().drop_guard();
+
+    let (snapshots, published) = watch::channel(None);
+    let (pipeline, mesh) = Pipeline::new(batches, snapshots);
+    let readiness = Readiness::default();
+    let reading = readiness.block("the source has not been read yet");
+    let source = tokio::spawn(source.run(events));
+    let (pipeline, trust_domain) = tokio::select! {
+        synced = pipeline.synced() => synced.ok_or(Error::Pipeline)?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let authority = Arc::new(match &config.ca_dir {
+        Some(dir) => Authority::load_or_create(dir, trust_domain.clone(), clock)?,
+        None => Authority::in_memory(trust_domain.clone(), clock)?,
+    });
+    let secrets = Arc::new(SecretStore::new(authority.clone(), config.leaf));
+    let certificate = Arc::new(ServerCertificate::new(authority, DNS_NAME, LeafPolicy::default())?);
+    let tls = certificate.server_config()?;
+
+    let server = xds::Server::new(
+        published.clone(),
+        Arc::new(Tokens::new(verifier, trust_domain)),
+        Arc::new(Identities(secrets.clone())),
+        shutdown.clone(),
+    );
+    let streams = server.registry();
+    let mut registry = Registry::default();
+    let minted = secrets.clone();
+    metrics::register_gauges(&mut registry, streams.clone(), move || minted.minted());
+    let admin = Admin {
+        proxies: streams.clone(),
+        mesh,
+        delivery: Arc::new(pipeline::Progress { published, streams }),
+        readiness,
+        registry: Arc::new(registry),
+    };
+    reading.release();
+    tracing::info!(xds = %config.xds, admin = %config.admin, "serving");
+    tokio::select! {
+        ended = source => match ended {
+            Ok(ended) => ended.map_err(Error::from),
+            Err(_) => Err(Error::Pipeline),
+        },
+        () = pipeline.run() => Err(Error::Pipeline),
+        ended = server.serve_tls(xds_listener, tls) => ended.map_err(Error::from),
+        ended = inspect::serve(admin_listener, admin.router(), shutdown.clone().cancelled_owned()) => {
+            ended.map_err(Error::Admin)
+        }
+        () = secrets.renew_forever() => Ok(()),
+        () = certificate.renew_forever() => Ok(()),
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| Error::Listen { what, address, flag, error })
+}

@@ -1,0 +1,216 @@
+//! From events to snapshots: one task owns the mesh.
+//!
+//! ```text
+//!  batches of events ─▶ World::apply ─▶ Translator::translate ─▶ Snapshot::with ─▶ published
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::envoy::Translator;
+use crate::inspect::{Delivery, Mesh};
+use crate::mesh::diagnostic::{Location, Severity};
+use crate::mesh::object::Object;
+use crate::mesh::{self, Diagnostic, Dirty, ObjectRef, PodKey, TrustDomain, WorkloadKey, World};
+use crate::snapshot::Snapshot;
+use crate::source::Event;
+use crate::xds::Registry;
+
+/// The first change after a quiet time goes out at once; changes that follow are gathered for this long after it, so
+/// that a storm of them is a few snapshots and not one for each.
+const GATHER: Duration = Duration::from_millis(20);
+
+type Batches = mpsc::Receiver<Vec<Event>>;
+
+/// The task that owns the mesh.
+pub(super) struct Pipeline {
+    batches: Batches,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    state: Arc<State>,
+    snapshot: Snapshot,
+    /// What the certificate authority signs for; fixed once it is made.
+    trust_domain: Option<TrustDomain>,
+}
+
+/// What the inspection API reads while the task works.
+pub(super) struct State(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    world: World,
+    translator: Translator,
+    /// What the source says is wrong, by object, or by place where the object is not known.
+    rejected: BTreeMap<Subject, Vec<Diagnostic>>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Object(ObjectRef),
+    Place(String),
+}
+
+impl Pipeline {
+    /// A pipeline from `batches` to `snapshots`, and its state for the inspection API.
+    pub(super) fn new(batches: Batches, snapshots: watch::Sender<Option<Arc<Snapshot>>>) -> (Self, Arc<State>) {
+        let state = Arc::new(State(Mutex::default()));
+        let pipeline =
+            Self { batches, snapshots, state: state.clone(), snapshot: Snapshot::empty(), trust_domain: None };
+        (pipeline, state)
+    }
+
+    /// Reads until the source has told everything once, and publishes the first snapshot. `None` if it ends before.
+    pub(super) async fn synced(mut self) -> Option<(Self, TrustDomain)> {
+        let mut dirty = Dirty::default();
+        loop {
+            let batch = self.batches.recv().await?;
+            let synced = batch.contains(&Event::Synced);
+            self.take_in(batch, &mut dirty);
+            if synced {
+                break;
+            }
+        }
+        let trust_domain = self.state.lock().world.config().trust_domain.clone();
+        self.trust_domain = Some(trust_domain.clone());
+        self.publish(&dirty);
+        Some((self, trust_domain))
+    }
+
+    /// Works until the source ends.
+    pub(super) async fn run(mut self) {
+        let mut quiet_until = Instant::now();
+        while let Some(batch) = self.batches.recv().await {
+            let mut dirty = Dirty::default();
+            self.take_in(batch, &mut dirty);
+            let gather = tokio::time::sleep_until(quiet_until);
+            tokio::pin!(gather);
+            loop {
+                tokio::select! {
+                    biased;
+                    more = self.batches.recv() => match more {
+                        Some(batch) => self.take_in(batch, &mut dirty),
+                        None => break,
+                    },
+                    () = &mut gather => break,
+                }
+            }
+            if !dirty.is_empty() {
+                self.publish(&dirty);
+                quiet_until = Instant::now() + GATHER;
+            }
+        }
+    }
+
+    fn take_in(&self, batch: Vec<Event>, dirty: &mut Dirty) {
+        let mut inner = self.state.lock();
+        for event in batch {
+            match event {
+                Event::Apply { manifest, object, warnings } => {
+                    let about = manifest.object_ref();
+                    warnings.iter().for_each(log);
+                    inner.say(Subject::Object(about.clone()), warnings);
+                    let object = object.map(|object| self.in_our_trust_domain(object, &mut inner));
+                    let event = object.map_or(mesh::Event::Delete(about), mesh::Event::Apply);
+                    dirty.merge(inner.world.apply(event));
+                }
+                Event::Delete(object) => {
+                    inner.say(Subject::Object(object.clone()), Vec::new());
+                    dirty.merge(inner.world.apply(mesh::Event::Delete(object)));
+                }
+                Event::Rejected(diagnostic) => {
+                    log(&diagnostic);
+                    let subject = match (&diagnostic.object, &diagnostic.location) {
+                        (Some(object), _) => Subject::Object(object.clone()),
+                        (None, Some(Location { file, .. })) => Subject::Place(file.display().to_string()),
+                        (None, None) => Subject::Place(String::new()),
+                    };
+                    inner.say(subject, vec![diagnostic]);
+                }
+                Event::Synced => {}
+            }
+        }
+    }
+
+    /// The roots of the mesh are made for one trust domain: another one needs another start.
+    fn in_our_trust_domain(&self, object: Object, inner: &mut Inner) -> Object {
+        let (Object::MeshConfig(mut config), Some(ours)) = (object.clone(), &self.trust_domain) else { return object };
+        if config.trust_domain != *ours {
+            let reason = format!("the control plane signs for `{ours}` and keeps to it while it runs");
+            let help = "restart the control plane, or set the field back";
+            let about = Object::MeshConfig(config.clone()).object_ref();
+            let diagnostic = Diagnostic::warning("spec.trustDomain", reason, help).about(about.clone());
+            log(&diagnostic);
+            inner.say(Subject::Object(about), vec![diagnostic]);
+            config.trust_domain = ours.clone();
+        }
+        Object::MeshConfig(config)
+    }
+
+    fn publish(&mut self, dirty: &Dirty) {
+        let started = std::time::Instant::now();
+        let Inner { world, translator, .. } = &mut *self.state.lock();
+        let changes = translator.translate(world, dirty);
+        let count = changes.len();
+        if count == 0 && self.snapshots.borrow().is_some() {
+            return;
+        }
+        self.snapshot = self.snapshot.with(changes);
+        self.snapshots.send_replace(Some(Arc::new(self.snapshot.clone())));
+        tracing::debug!(snapshot = self.snapshot.number(), changes = count, took = ?started.elapsed(), "published");
+    }
+}
+
+impl Inner {
+    /// Replaces what is said of the subject.
+    fn say(&mut self, subject: Subject, diagnostics: Vec<Diagnostic>) {
+        if diagnostics.is_empty() {
+            self.rejected.remove(&subject);
+        } else {
+            self.rejected.insert(subject, diagnostics);
+        }
+    }
+}
+
+impl State {
+    /// Nothing that is done under the lock panics half-way; what it guards is whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mesh for State {
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        let inner = self.lock();
+        inner.rejected.values().flatten().cloned().chain(inner.translator.diagnostics()).collect()
+    }
+
+    fn workload(&self, pod: &PodKey) -> Option<WorkloadKey> {
+        self.lock().world.pod(pod).map(|pod| pod.workload.clone())
+    }
+}
+
+/// How far the newest snapshot has come.
+pub(super) struct Progress {
+    pub(super) published: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(super) streams: Arc<Registry>,
+}
+
+impl Delivery for Progress {
+    fn snapshot(&self) -> u64 {
+        self.published.borrow().as_ref().map_or(0, |snapshot| snapshot.number())
+    }
+
+    fn behind(&self) -> usize {
+        self.streams.pending()
+    }
+}
+
+fn log(diagnostic: &Diagnostic) {
+    match diagnostic.severity {
+        Severity::Error => tracing::error!("{diagnostic}"),
+        Severity::Warning => tracing::warn!("{diagnostic}"),
+    }
+}

@@ -1,0 +1,233 @@
+//! Clusters and their endpoints.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
+};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::{
+    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, Locality,
+    Metadata,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    UpstreamProtocolOptions, UseDownstreamHttpConfig,
+};
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::util::pack_any;
+
+use super::message::{address, ads, duration, socket_address, uint32};
+use super::names::{INBOUND, PASSTHROUGH};
+use super::tls;
+use crate::mesh::{SpiffeId, TrustDomain};
+use crate::policy::{Backend, EndpointPlan};
+
+/// How long Envoy waits for a TCP connection before it tries another endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long Envoy waits for a cluster's first endpoints before it answers 503. They come right behind the cluster.
+const ENDPOINTS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a connection to the application may be idle before the sidecar closes it: less than the keep-alive of
+/// common servers (5 s in Node.js and Uvicorn), so that no request meets a connection that is being closed.
+const APPLICATION_IDLE: Duration = Duration::from_secs(3);
+
+/// The source address of a sidecar's connections to its application. The redirect leaves it alone, so that a pod which
+/// calls its own Service passes its inbound listener once, and not for ever.
+const TO_APPLICATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The key of the endpoint metadata that `transport_socket_matches` look at.
+const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// The cluster of a Service port, with endpoints by EDS under the same name.
+pub fn service(
+    name: &str,
+    stat_name: String,
+    sni: String,
+    identities: &BTreeSet<SpiffeId>,
+    trust_domain: &TrustDomain,
+) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        alt_stat_name: stat_name,
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(ads(ENDPOINTS_PATIENCE)),
+            service_name: String::new(),
+        }),
+        transport_socket_matches: mesh_or_plaintext(sni, identities, trust_domain),
+        // Set whether or not there is a split: then a change of weights is a change of endpoints only.
+        common_lb_config: Some(CommonLbConfig {
+            locality_config_specifier: Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
+                LocalityWeightedLbConfig {},
+            )),
+            ..Default::default()
+        }),
+        ..common(None)
+    }
+}
+
+/// The cluster of one pod's address and port.
+pub fn pod(name: &str, stat_name: String, sni: String, endpoint: &EndpointPlan, trust_domain: &TrustDomain) -> Cluster {
+    let identities = endpoint.identity.iter().cloned().collect();
+    Cluster {
+        name: name.to_owned(),
+        alt_stat_name: stat_name,
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![lb_endpoint(endpoint)], ..Default::default() }],
+            ..Default::default()
+        }),
+        transport_socket_matches: mesh_or_plaintext(sni, &identities, trust_domain),
+        ..common(None)
+    }
+}
+
+/// The cluster for destinations outside the mesh.
+pub fn passthrough() -> Cluster {
+    original_destination(PASSTHROUGH, PASSTHROUGH.to_owned())
+}
+
+/// A cluster that leads to the address which the application meant, under a name of its own.
+pub fn original_destination(name: &str, stat_name: String) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        alt_stat_name: stat_name,
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..common(None)
+    }
+}
+
+/// The cluster that leads to the application of the pod itself.
+pub fn inbound() -> Cluster {
+    Cluster {
+        upstream_bind_config: Some(BindConfig {
+            source_address: Some(socket_address(TO_APPLICATION.into(), 0)),
+            ..Default::default()
+        }),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        name: INBOUND.to_owned(),
+        ..common(Some(APPLICATION_IDLE))
+    }
+}
+
+/// The endpoints of a Service port. Each backend is a locality, and the shares are the localities' weights: so a
+/// TrafficSplit works for requests and connections alike.
+pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
+    let localities = backends.iter().filter(|backend| !backend.endpoints.is_empty());
+    let locality = |backend: &Backend| LocalityLbEndpoints {
+        locality: Some(Locality { sub_zone: backend.service.to_string(), ..Default::default() }),
+        lb_endpoints: backend.endpoints.iter().map(lb_endpoint).collect(),
+        load_balancing_weight: uint32(backend.weight),
+        ..Default::default()
+    };
+    // A Service named twice in a split is one locality with the sum of the weights: Envoy refuses equal localities.
+    let mut merged: BTreeMap<&crate::mesh::ServiceKey, LocalityLbEndpoints> = BTreeMap::new();
+    for backend in localities {
+        match merged.get_mut(&backend.service) {
+            Some(same) => {
+                let sum = same.load_balancing_weight.map_or(0, |w| w.value).saturating_add(backend.weight);
+                same.load_balancing_weight = uint32(sum);
+            }
+            None => {
+                merged.insert(&backend.service, locality(backend));
+            }
+        }
+    }
+    ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: merged.into_values().collect(),
+        ..Default::default()
+    }
+}
+
+/// What every cluster has.
+fn common(idle_timeout: Option<Duration>) -> Cluster {
+    // The mesh keeps what the application speaks: HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2.
+    let http = HttpProtocolOptions {
+        common_http_protocol_options: idle_timeout
+            .map(|idle| CommonHttpOptions { idle_timeout: duration(idle), ..Default::default() }),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+            UseDownstreamHttpConfig {
+                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    };
+    // Envoy's own limits of 1,024 would refuse calls that the application's own client would have made.
+    let unlimited = Thresholds {
+        max_connections: uint32(u32::MAX),
+        max_pending_requests: uint32(u32::MAX),
+        max_requests: uint32(u32::MAX),
+        max_retries: uint32(u32::MAX),
+        ..Default::default()
+    };
+    Cluster {
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        circuit_breakers: Some(CircuitBreakers { thresholds: vec![unlimited], ..Default::default() }),
+        typed_extension_protocol_options: HashMap::from([(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
+            pack_any(http),
+        )]),
+        ..Default::default()
+    }
+}
+
+fn mesh_or_plaintext(
+    sni: String,
+    identities: &BTreeSet<SpiffeId>,
+    trust_domain: &TrustDomain,
+) -> Vec<TransportSocketMatch> {
+    vec![
+        TransportSocketMatch {
+            name: "mesh".to_owned(),
+            r#match: Some(mesh_metadata()),
+            transport_socket: Some(tls::upstream(sni, identities, trust_domain)),
+        },
+        TransportSocketMatch {
+            name: "plaintext".to_owned(),
+            r#match: Some(Struct::default()),
+            transport_socket: Some(tls::plaintext()),
+        },
+    ]
+}
+
+fn lb_endpoint(endpoint: &EndpointPlan) -> LbEndpoint {
+    let metadata = endpoint.identity.is_some().then(|| Metadata {
+        filter_metadata: HashMap::from([(TRANSPORT_SOCKET_MATCH.to_owned(), mesh_metadata())]),
+        ..Default::default()
+    });
+    LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: address(endpoint.address),
+            ..Default::default()
+        })),
+        metadata,
+        ..Default::default()
+    }
+}
+
+/// `tls: mesh`.
+fn mesh_metadata() -> Struct {
+    let mesh = Value { kind: Some(Kind::StringValue("mesh".to_owned())) };
+    Struct { fields: HashMap::from([("tls".to_owned(), mesh)]) }
+}
+
+/// The stated address as an endpoint of a pod's own cluster.
+pub(super) fn at(address: SocketAddr, identity: Option<SpiffeId>) -> EndpointPlan {
+    EndpointPlan { address, identity }
+}

@@ -1,0 +1,57 @@
+//! Clusters that no Service has: a pod called by its address, and addresses in the mesh's ranges that are nobody's.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use prost::Message;
+
+use super::{cluster, names};
+use crate::mesh::{Kind, ObjectRef, PodKey, SpiffeId, TrustDomain};
+use crate::snapshot::{Fallback, Resource, ResourceName, ResourceType};
+
+/// What is needed to reach a pod by its address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodAddress {
+    /// The pod.
+    pub key: PodKey,
+    /// What it proves; `None` without a sidecar.
+    pub identity: Option<SpiffeId>,
+}
+
+/// Answers for every address in the mesh's ranges that is no Service's.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// The pods by address; shared with the next version of this.
+    pub pods: imbl::OrdMap<IpAddr, PodAddress>,
+    /// The mesh's ranges.
+    pub ranges: Arc<[IpNet]>,
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+}
+
+impl Fallback for Addresses {
+    fn cluster(&self, name: &ResourceName) -> Option<Arc<Resource>> {
+        let address = names::parse_destination(name)?;
+        let (ip, port) = (address.ip(), address.port());
+        if let Some(pod) = self.pods.get(&ip) {
+            let endpoint = cluster::at(address, pod.identity.clone());
+            let stat_name = names::address_stat_name("pod", ip, port);
+            let sni = format!("{port}.{}.{}.pod.cluster.local", pod.key.name, pod.key.namespace);
+            let message = cluster::pod(name.as_str(), stat_name, sni, &endpoint, &self.trust_domain);
+            let origin =
+                ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
+            return Some(Arc::new(resource(name, message.encode_to_vec().into(), Some(origin))));
+        }
+        self.ranges.iter().any(|range| range.contains(&ip)).then(|| {
+            let stat_name = names::address_stat_name("unknown", ip, port);
+            let message = cluster::original_destination(name.as_str(), stat_name);
+            Arc::new(resource(name, message.encode_to_vec().into(), None))
+        })
+    }
+}
+
+fn resource(name: &ResourceName, body: Bytes, origin: Option<ObjectRef>) -> Resource {
+    Resource::new(ResourceType::Cluster, name.clone(), body, origin)
+}

@@ -1,0 +1,229 @@
+//! A pod's inbound listener: what arrives over the mesh's TLS, what arrives in clear, and who may do what.
+//!
+//! ```text
+//!  TLS, ALPN weft:HTTP/1.x ─▶ http-1  ┐
+//!  TLS, ALPN weft:HTTP/2   ─▶ http-2  ├─▶ authorisation ─▶ the application
+//!  TLS, ALPN weft:TCP      ─▶ tcp     ┘
+//!  in clear, HTTP          ─▶ plaintext-http  (strict: probes only, everything else is 403)
+//!  anything else           ─▶ plaintext       (strict: closed)
+//! ```
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLogFilter, ComparisonFilter, StatusCodeFilter, comparison_filter,
+};
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
+};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
+};
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, LocalReplyConfig, ResponseMapper,
+};
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
+use envoy_types::pb::google::protobuf::Any;
+
+use super::message::{address, boolean, duration, http_filter_any, listener_filter, network_filter};
+use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT};
+use super::outbound::{HTTP, INSPECTION_TIMEOUT, connection_manager, router, tcp_proxy};
+use super::{rbac, tls};
+use crate::mesh::object::{AuthorizationMode, MtlsMode};
+use crate::policy::InboundPlan;
+
+/// What a caller without the mesh's TLS reads when its request is refused.
+const NEEDS_MTLS: &str = "Weft: this workload accepts connections over the mesh's mTLS only\n";
+
+/// What a caller reads when no TrafficTarget allows its request. The caller knows all of it already.
+const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SAN% to %REQ(:METHOD)% %REQ(:PATH)% at %DOWNSTREAM_LOCAL_URI_SAN%\n";
+
+/// Statistics of what enforcement would deny carry this prefix.
+const AUDIT: &str = "audit_";
+
+/// The inbound listener of a pod with this plan.
+pub fn listener(plan: &InboundPlan) -> Listener {
+    let http = |codec| manager(codec, authorize_http(plan), NOT_ALLOWED);
+    let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
+        name: name.to_owned(),
+        filter_chain_match: Some(chain_match("tls", alpn)),
+        transport_socket: Some(tls::downstream(&plan.trust_domain)),
+        filters,
+        ..Default::default()
+    };
+    let plaintext_http = match plan.mtls {
+        MtlsMode::Permissive => manager(CodecType::Auto, authorize_plaintext(plan), NOT_ALLOWED),
+        MtlsMode::Strict => {
+            let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
+            manager(CodecType::Auto, vec![http_filter_any("envoy.filters.http.rbac", probes)], NEEDS_MTLS)
+        }
+    };
+    let tcp = || {
+        let mut filters: Vec<Filter> = authorize_tcp(plan).into_iter().collect();
+        filters.push(tcp_proxy(INBOUND, INBOUND, None));
+        filters
+    };
+    Listener {
+        name: INBOUND.to_owned(),
+        address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![
+            listener_filter("envoy.filters.listener.original_dst", OriginalDst {}),
+            listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
+            listener_filter("envoy.filters.listener.http_inspector", HttpInspector {}),
+        ],
+        listener_filters_timeout: duration(INSPECTION_TIMEOUT),
+        continue_on_listener_filters_timeout: true,
+        filter_chains: vec![
+            mesh("http-1", &ALPN_HTTP1, http(CodecType::Http1)),
+            mesh("http-2", &[ALPN_HTTP2], http(CodecType::Http2)),
+            mesh("tcp", &[ALPN_TCP], tcp()),
+            FilterChain {
+                name: "plaintext-http".to_owned(),
+                filter_chain_match: Some(chain_match("raw_buffer", &HTTP)),
+                filters: plaintext_http,
+                ..Default::default()
+            },
+        ],
+        default_filter_chain: (plan.mtls == MtlsMode::Permissive).then(|| FilterChain {
+            name: "plaintext".to_owned(),
+            filters: tcp(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn chain_match(transport_protocol: &str, application_protocols: &[&str]) -> FilterChainMatch {
+    FilterChainMatch {
+        transport_protocol: transport_protocol.to_owned(),
+        application_protocols: application_protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, denied: &str) -> Vec<Filter> {
+    filters.push(router());
+    let manager = HttpConnectionManager {
+        codec_type: codec.into(),
+        route_specifier: Some(RouteSpecifier::RouteConfig(to_the_application())),
+        // Whatever the caller claims about certificates is replaced by what its own certificate says.
+        forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        // Authorisation and the application must see the same path.
+        normalize_path: boolean(true),
+        local_reply_config: Some(explain_refusal(denied)),
+        ..connection_manager(INBOUND, filters)
+    };
+    vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
+}
+
+fn to_the_application() -> RouteConfiguration {
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(INBOUND.to_owned())),
+        // The caller's time-out decides.
+        timeout: duration(Duration::ZERO),
+        ..Default::default()
+    };
+    let everything = Route {
+        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }),
+        action: Some(route::Action::Route(action)),
+        ..Default::default()
+    };
+    RouteConfiguration {
+        name: INBOUND.to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            name: INBOUND.to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![everything],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// Puts `text` into the 403 that the sidecar itself gives; the application's own pass untouched.
+fn explain_refusal(text: &str) -> LocalReplyConfig {
+    let forbidden = AccessLogFilter {
+        filter_specifier: Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
+            comparison: Some(ComparisonFilter {
+                op: comparison_filter::Op::Eq.into(),
+                value: Some(RuntimeUInt32 { default_value: 403, runtime_key: "weft.forbidden".to_owned() }),
+            }),
+        })),
+    };
+    let text =
+        DataSource { specifier: Some(data_source::Specifier::InlineString(text.to_owned())), ..Default::default() };
+    LocalReplyConfig {
+        mappers: vec![ResponseMapper {
+            filter: Some(forbidden),
+            body_format_override: Some(SubstitutionFormatString {
+                format: Some(Format::TextFormatSource(text)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn authorize_http(plan: &InboundPlan) -> Vec<HttpFilter> {
+    http_rbac(plan.authorization, &rbac::http_policies(&plan.allow))
+}
+
+/// In clear nobody has an identity: under enforcement the probes are all that is left.
+fn authorize_plaintext(plan: &InboundPlan) -> Vec<HttpFilter> {
+    http_rbac(plan.authorization, &rbac::probe_policies(&plan.probes))
+}
+
+fn http_rbac(mode: AuthorizationMode, policies: &[rbac::Named]) -> Vec<HttpFilter> {
+    let config: Any = match mode {
+        AuthorizationMode::Permissive => return Vec::new(),
+        AuthorizationMode::Enforce => rbac::filter(policies, enforce_http),
+        AuthorizationMode::Audit => rbac::filter(policies, |rules| HttpRbac {
+            shadow_rules: Some(rules),
+            shadow_rules_stat_prefix: AUDIT.to_owned(),
+            ..Default::default()
+        }),
+    };
+    vec![http_filter_any("envoy.filters.http.rbac", config)]
+}
+
+fn enforce_http(rules: envoy_types::pb::envoy::config::rbac::v3::Rbac) -> HttpRbac {
+    HttpRbac { rules: Some(rules), ..Default::default() }
+}
+
+fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {
+    let policies = rbac::tcp_policies(&plan.allow);
+    let config = match plan.authorization {
+        AuthorizationMode::Permissive => return None,
+        AuthorizationMode::Enforce => rbac::filter(&policies, |rules| NetworkRbac {
+            rules: Some(rules),
+            stat_prefix: "tcp_".to_owned(),
+            ..Default::default()
+        }),
+        AuthorizationMode::Audit => rbac::filter(&policies, |rules| NetworkRbac {
+            shadow_rules: Some(rules),
+            stat_prefix: "tcp_".to_owned(),
+            shadow_rules_stat_prefix: AUDIT.to_owned(),
+            ..Default::default()
+        }),
+    };
+    Some(Filter {
+        name: "envoy.filters.network.rbac".to_owned(),
+        config_type: Some(envoy_types::pb::envoy::config::listener::v3::filter::ConfigType::TypedConfig(config)),
+    })
+}

@@ -1,0 +1,90 @@
+//! Every name of an Envoy resource, and the constants that both ends of a hop must agree on.
+//!
+//! A resource name is formatted here and nowhere else.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::mesh::ServiceKey;
+use crate::snapshot::ResourceName;
+
+/// The listener that an application's outgoing connections are redirected to.
+pub const OUTBOUND: &str = "outbound";
+/// The listener that a pod's incoming connections are redirected to, and the cluster that leads to the application.
+pub const INBOUND: &str = "inbound";
+/// The cluster for destinations outside the mesh: on to where the application meant to go.
+pub const PASSTHROUGH: &str = "passthrough";
+
+/// The port of [`OUTBOUND`].
+pub const OUTBOUND_PORT: u16 = 15001;
+/// The port of [`INBOUND`].
+pub const INBOUND_PORT: u16 = 15006;
+
+/// The secret with the leaf certificate and key of a proxy's own identity.
+pub const SECRET_WORKLOAD: &str = "workload";
+/// The secret with the roots of the mesh.
+pub const SECRET_ROOT: &str = "mesh-root";
+
+/// Carries the original destination from the connection to the choice of route and cluster; removed before the
+/// request leaves.
+pub const DESTINATION_HEADER: &str = "x-weft-dst";
+
+/// The original destination of a connection, in the form of a cluster's name.
+pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
+
+/// ALPN between sidecars. A private value tells the mesh's TLS from an application's own, and says what is inside:
+/// the callee chooses its filter chain by it. Envoy's `%PROTOCOL%` completes it for HTTP.
+pub const ALPN_HTTP_FORMAT: &str = "weft:%PROTOCOL%";
+/// See [`ALPN_HTTP_FORMAT`].
+pub const ALPN_HTTP1: [&str; 2] = ["weft:HTTP/1.1", "weft:HTTP/1.0"];
+/// See [`ALPN_HTTP_FORMAT`].
+pub const ALPN_HTTP2: &str = "weft:HTTP/2";
+/// See [`ALPN_HTTP_FORMAT`].
+pub const ALPN_TCP: &str = "weft:TCP";
+
+/// The cluster (and its endpoints) of a destination: `10.96.0.5:80`, `[fd00::5]:80`.
+pub fn destination(address: SocketAddr) -> ResourceName {
+    address.to_string().into()
+}
+
+/// The cluster that takes the requests of a destination which a TrafficSplit's `matches` fit: `10.96.0.5:80/split`.
+pub fn split(address: SocketAddr) -> ResourceName {
+    format!("{address}/split").into()
+}
+
+/// The destination that a cluster's name states, if it is one.
+pub fn parse_destination(name: &ResourceName) -> Option<SocketAddr> {
+    let address: SocketAddr = name.as_str().parse().ok()?;
+    // One destination has one name: `[::ffff:10.0.0.1]:80` and `[0::1]:80` are no names of ours.
+    (address.to_string() == name.as_str()).then_some(address)
+}
+
+/// How a Service's cluster is called in statistics: `shop/cart/80`. No dots, which separate the parts of a statistic.
+pub fn stat_name(service: &ServiceKey, port: u16) -> String {
+    format!("{}/{}/{port}", service.namespace, service.name)
+}
+
+/// How a cluster of a bare address is called in statistics: `pod/10_244_0_7/8080`.
+pub fn address_stat_name(kind: &str, ip: IpAddr, port: u16) -> String {
+    format!("{kind}/{}/{port}", ip.to_string().replace(['.', ':'], "_"))
+}
+
+/// The SNI of the mesh's TLS: `80.cart.shop.svc.cluster.local`.
+pub fn sni(service: &ServiceKey, port: u16) -> String {
+    format!("{port}.{}.{}.svc.cluster.local", service.name, service.namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_has_one_name() {
+        for text in ["10.96.0.5:80", "[fd00::5]:80"] {
+            let address = parse_destination(&text.into()).expect("a destination");
+            assert_eq!(destination(address).as_str(), text);
+        }
+        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split", "10.96.0.5:99999"] {
+            assert_eq!(parse_destination(&text.into()), None, "{text}");
+        }
+    }
+}

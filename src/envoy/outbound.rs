@@ -1,0 +1,252 @@
+//! The one outbound listener of all sidecars. It names no service.
+//!
+//! ```text
+//!  redirected connection ─▶ original destination
+//!     in the mesh's ranges, HTTP  ─▶ x-weft-dst := destination ─▶ route ─▶ cluster of that name (asked for on demand)
+//!     in the mesh's ranges, other ─▶ tcp_proxy to the cluster of that name (asked for on demand)
+//!     elsewhere                   ─▶ passthrough
+//! ```
+//!
+//! It depends on the mesh's ranges and on the declared TCP ports, and on nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HeaderValue, HeaderValueOption, SubstitutionFormatString, TrafficDirection, data_source,
+};
+use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilterChainMatchPredicate,
+};
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
+    Key, SharedWithUpstream, Value,
+};
+use envoy_types::pb::envoy::extensions::filters::http::on_demand::v3::{OnDemand, OnDemandCds};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as HttpFilterState;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds,
+};
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as NetworkFilterState;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier, OnDemand as TcpOnDemand,
+};
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
+use envoy_types::pb::envoy::r#type::v3::Int32Range;
+use ipnet::IpNet;
+
+use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
+use super::names::{
+    ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
+};
+
+/// How long a first call waits for its destination before it fails.
+pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may say nothing before it is taken for a protocol whose server speaks first.
+pub(super) const INSPECTION_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// What the HTTP inspector recognises.
+pub(super) const HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
+
+/// The ports that are declared TCP, which must not be parsed as HTTP, nor wait for a client's first bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TcpPorts {
+    /// Port numbers that are TCP wherever they are declared.
+    pub everywhere: BTreeSet<u16>,
+    /// For port numbers that other Services declare otherwise: the addresses where they are TCP.
+    pub at: BTreeMap<u16, BTreeSet<IpAddr>>,
+}
+
+/// The listener for a mesh of these ranges.
+pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
+    let mut filter_chains: Vec<FilterChain> = Vec::new();
+    for (port, addresses) in &tcp.at {
+        // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
+        let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
+        filter_chains.push(tcp_chain(format!("tcp-declared-{port}"), &only, Some(*port)));
+        filter_chains.push(http_chain(format!("http-{port}"), ranges, Some(*port)));
+        filter_chains.push(tcp_chain(format!("tcp-{port}"), ranges, Some(*port)));
+    }
+    if !ranges.is_empty() {
+        filter_chains.push(http_chain("http".to_owned(), ranges, None));
+        filter_chains.push(tcp_chain("tcp".to_owned(), ranges, None));
+    }
+    let mut inspector = listener_filter("envoy.filters.listener.http_inspector", HttpInspector {});
+    inspector.filter_disabled = on_ports(&tcp.everywhere);
+    Listener {
+        name: OUTBOUND.to_owned(),
+        address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_PORT)),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", OriginalDst {}), inspector],
+        listener_filters_timeout: duration(INSPECTION_TIMEOUT),
+        continue_on_listener_filters_timeout: true,
+        filter_chains,
+        default_filter_chain: Some(FilterChain {
+            name: PASSTHROUGH.to_owned(),
+            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None)],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The settings of an HTTP connection manager that changes as little as it can of what passes through.
+pub(super) fn connection_manager(stat_prefix: &str, http_filters: Vec<HttpFilter>) -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix: stat_prefix.to_owned(),
+        codec_type: CodecType::Auto.into(),
+        http_filters,
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        preserve_external_request_id: true,
+        // Streams of gRPC and WebSocket may be quiet for as long as they like.
+        stream_idle_timeout: duration(Duration::ZERO),
+        http_protocol_options: Some(envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Default::default()
+        }),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// The router, without the headers that tell an application about its proxies.
+pub(super) fn router() -> HttpFilter {
+    http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
+}
+
+pub(super) fn tcp_proxy(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> Filter {
+    let config = TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        on_demand,
+        // The application's own keep-alive and time-outs decide, as without a mesh.
+        idle_timeout: duration(Duration::ZERO),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.tcp_proxy", config)
+}
+
+fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+    let state = HttpFilterState {
+        on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
+        ..Default::default()
+    };
+    let on_demand = OnDemand {
+        odcds: Some(OnDemandCds {
+            source: Some(ads(ON_DEMAND_TIMEOUT)),
+            timeout: duration(ON_DEMAND_TIMEOUT),
+            ..Default::default()
+        }),
+    };
+    let filters = vec![
+        http_filter("envoy.filters.http.set_filter_state", state),
+        http_filter("envoy.filters.http.on_demand", on_demand),
+        router(),
+    ];
+    let manager = HttpConnectionManager {
+        early_header_mutation_extensions: vec![extension(
+            "envoy.http.early_header_mutation.header_mutation",
+            HeaderMutation { mutations: vec![state_destination()] },
+        )],
+        // A proxy does not serve before it has its routes, however long that takes.
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads(Duration::ZERO)),
+            route_config_name: OUTBOUND.to_owned(),
+        })),
+        ..connection_manager(OUTBOUND, filters)
+    };
+    FilterChain {
+        name,
+        filter_chain_match: Some(FilterChainMatch {
+            application_protocols: HTTP.map(str::to_owned).into(),
+            ..in_ranges(ranges, port)
+        }),
+        filters: vec![network_filter("envoy.filters.network.http_connection_manager", manager)],
+        ..Default::default()
+    }
+}
+
+fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+    let state = NetworkFilterState {
+        on_new_connection: vec![
+            filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT),
+            filter_state("envoy.network.application_protocols", ALPN_TCP),
+        ],
+        ..Default::default()
+    };
+    let on_demand = TcpOnDemand {
+        odcds_config: Some(ads(ON_DEMAND_TIMEOUT)),
+        timeout: duration(ON_DEMAND_TIMEOUT),
+        ..Default::default()
+    };
+    FilterChain {
+        name,
+        filter_chain_match: Some(in_ranges(ranges, port)),
+        filters: vec![
+            network_filter("envoy.filters.network.set_filter_state", state),
+            // The filter state names the cluster; the one named here is for a listener that forgot to set it.
+            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand)),
+        ],
+        ..Default::default()
+    }
+}
+
+fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
+    FilterChainMatch {
+        prefix_ranges: ranges.iter().map(cidr).collect(),
+        destination_port: port.and_then(|port| uint32(port.into())),
+        ..Default::default()
+    }
+}
+
+/// `x-weft-dst` := the original destination, overwriting what a client sent.
+fn state_destination() -> Mutation {
+    let header =
+        HeaderValue { key: DESTINATION_HEADER.to_owned(), value: DESTINATION_FORMAT.to_owned(), ..Default::default() };
+    Mutation {
+        action: Some(header_mutation::Action::Append(HeaderValueOption {
+            header: Some(header),
+            append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+            ..Default::default()
+        })),
+    }
+}
+
+fn filter_state(key: &str, format: &str) -> FilterStateValue {
+    let text =
+        DataSource { specifier: Some(data_source::Specifier::InlineString(format.to_owned())), ..Default::default() };
+    FilterStateValue {
+        key: Some(Key::ObjectKey(key.to_owned())),
+        value: Some(Value::FormatString(SubstitutionFormatString {
+            format: Some(Format::TextFormatSource(text)),
+            ..Default::default()
+        })),
+        shared_with_upstream: SharedWithUpstream::Once.into(),
+        ..Default::default()
+    }
+}
+
+/// Fits the ports; `None` when there are none.
+fn on_ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
+    let on = |port: &u16| ListenerFilterChainMatchPredicate {
+        rule: Some(Rule::DestinationPortRange(Int32Range { start: (*port).into(), end: i32::from(*port) + 1 })),
+    };
+    let mut rules: Vec<_> = ports.iter().map(on).collect();
+    match rules.len() {
+        0 | 1 => rules.pop(),
+        _ => Some(ListenerFilterChainMatchPredicate { rule: Some(Rule::OrMatch(MatchSet { rules })) }),
+    }
+}

@@ -1,0 +1,104 @@
+//! The outbound routes: a virtual host for each destination whose requests matter, found by [`DESTINATION_HEADER`];
+//! everything else goes to the cluster that the header names.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate, retry_host_predicate};
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
+};
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
+use envoy_types::util::pack_any;
+
+use super::message::{boolean, duration, uint32};
+use super::names::{self, DESTINATION_HEADER, OUTBOUND};
+use super::rbac::{header_matchers, prefix_regex};
+use crate::mesh::object::HttpMatch;
+
+/// A destination whose requests are split by what they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// Where the application meant to go.
+    pub address: SocketAddr,
+    /// A request that any of these fits goes to the cluster [`names::split`]; others to [`names::destination`].
+    pub matches: Vec<HttpMatch>,
+}
+
+/// The route configuration of every sidecar.
+pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>) -> RouteConfiguration {
+    let mut virtual_hosts: Vec<_> = destinations.into_iter().map(virtual_host).collect();
+    let by_header = ClusterSpecifier::ClusterHeader(DESTINATION_HEADER.to_owned());
+    virtual_hosts.push(host("everything-else", "*".to_owned(), vec![to(any_path(), by_header)]));
+    RouteConfiguration {
+        name: OUTBOUND.to_owned(),
+        virtual_hosts,
+        vhost_header: DESTINATION_HEADER.to_owned(),
+        // Clusters come when they are first called.
+        validate_clusters: boolean(false),
+        ..Default::default()
+    }
+}
+
+fn virtual_host(destination: &Destination) -> VirtualHost {
+    let split = names::split(destination.address).to_string();
+    let own = names::destination(destination.address).to_string();
+    let mut routes: Vec<_> = destination
+        .matches
+        .iter()
+        .map(|match_| to(route_match(match_), ClusterSpecifier::Cluster(split.clone())))
+        .collect();
+    routes.push(to(any_path(), ClusterSpecifier::Cluster(own.clone())));
+    host(&own, own.clone(), routes)
+}
+
+fn host(name: &str, domain: String, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: name.to_owned(),
+        domains: vec![domain],
+        routes,
+        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
+        retry_policy: Some(retry_what_was_never_served()),
+        ..Default::default()
+    }
+}
+
+fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
+    let action = RouteAction {
+        cluster_specifier: Some(cluster),
+        // The application's own time-out decides.
+        timeout: duration(Duration::ZERO),
+        ..Default::default()
+    };
+    Route { r#match: Some(match_), action: Some(route::Action::Route(action)), ..Default::default() }
+}
+
+fn any_path() -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }
+}
+
+fn route_match(match_: &HttpMatch) -> RouteMatch {
+    let path = match &match_.path_regex {
+        Some(regex) => PathSpecifier::SafeRegex(RegexMatcher { regex: prefix_regex(regex), ..Default::default() }),
+        None => PathSpecifier::Prefix("/".to_owned()),
+    };
+    RouteMatch { path_specifier: Some(path), headers: header_matchers(match_), ..Default::default() }
+}
+
+/// Another endpoint is tried when the first has certainly not seen the request. Nothing else is retried unless a
+/// policy asks for it.
+fn retry_what_was_never_served() -> RetryPolicy {
+    RetryPolicy {
+        retry_on: "connect-failure,refused-stream,reset-before-request".to_owned(),
+        num_retries: uint32(2),
+        retry_host_predicate: vec![RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack_any(PreviousHostsPredicate {}))),
+        }],
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    }
+}

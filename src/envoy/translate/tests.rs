@@ -1,0 +1,144 @@
+use super::{Addresses, BTreeMap, BTreeSet, Change, Dirty, IpAddr, ResourceType, Translator, TrustDomain, World};
+use crate::mesh::Event;
+use crate::mesh::fixture::*;
+use crate::mesh::object::{Object, Pod as MeshPod, Protocol, Service};
+use crate::snapshot::Fallback as _;
+
+struct Mesh {
+    world: World,
+    translator: Translator,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let mut mesh = Self { world: World::default(), translator: Translator::default() };
+        mesh.translator.translate(&mesh.world, &Dirty::default());
+        mesh
+    }
+
+    /// The changes that an event leads to, each as a word and a name.
+    fn change(&mut self, event: Event) -> Vec<String> {
+        let dirty = self.world.apply(event);
+        let word = |change: Change| match change {
+            Change::Put(resource) => format!("put {:?} {}", resource.kind, resource.name),
+            Change::Remove(kind, name) => format!("remove {kind:?} {name}"),
+            Change::PutView(proxy, _) => format!("view {proxy}"),
+            Change::RemoveView(proxy) => format!("no view {proxy}"),
+            Change::Fallback(_) => "addresses".to_owned(),
+        };
+        self.translator.translate(&self.world, &dirty).into_iter().map(word).collect()
+    }
+
+    fn apply(&mut self, object: Object) -> Vec<String> {
+        self.change(Event::Apply(object))
+    }
+}
+
+fn cart() -> Service {
+    service("shop/cart").ip("10.96.0.5").http(80).selects("app", "cart")
+}
+
+fn cart_pod() -> MeshPod {
+    pod("shop/cart-1", "10.244.0.2")
+}
+
+#[test]
+fn a_service_is_a_cluster_and_its_endpoints_and_a_pod_is_a_view() {
+    let mut mesh = Mesh::new();
+    assert_eq!(mesh.apply(Object::Service(cart())), ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80"]);
+    assert_eq!(
+        mesh.apply(Object::Pod(cart_pod())),
+        ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80", "view cart-1.shop", "addresses"]
+    );
+    assert_eq!(mesh.apply(Object::Pod(cart_pod())), Vec::<String>::new());
+    assert_eq!(
+        mesh.change(Event::Delete(Object::Service(cart()).object_ref())),
+        ["remove Cluster 10.96.0.5:80", "remove Endpoints 10.96.0.5:80"]
+    );
+    assert_eq!(mesh.change(Event::Delete(Object::Pod(cart_pod()).object_ref())), ["no view cart-1.shop", "addresses"]);
+}
+
+#[test]
+fn a_change_of_weights_is_a_change_of_endpoints_only() {
+    let mut mesh = Mesh::new();
+    for name in ["root", "v1", "v2"] {
+        let ip = format!("10.96.0.{}", name.len() + usize::from(name.ends_with('2')));
+        mesh.apply(Object::Service(service(&format!("shop/{name}")).ip(&ip).http(80).selects("app", name)));
+        mesh.apply(Object::Pod(pod(&format!("shop/{name}-1"), &ip.replace("10.96", "10.244"))));
+    }
+    mesh.apply(Object::TrafficSplit(split("shop/s", "root", &[("v1", 90), ("v2", 10)])));
+    let versions = |mesh: &Mesh| {
+        let plan = &mesh.translator.services[&service_key("shop/root")].plan;
+        mesh.translator.service_resources(plan).into_iter().map(|r| (r.kind, r.version)).collect::<BTreeMap<_, _>>()
+    };
+    let before = versions(&mesh);
+    mesh.apply(Object::TrafficSplit(split("shop/s", "root", &[("v1", 50), ("v2", 50)])));
+    let after = versions(&mesh);
+    assert_eq!(before[&ResourceType::Cluster], after[&ResourceType::Cluster]);
+    assert_ne!(before[&ResourceType::Endpoints], after[&ResourceType::Endpoints]);
+}
+
+#[test]
+fn pods_of_equal_plans_have_equal_listeners_and_equal_plans_equal_bytes() {
+    let listener = || {
+        let mut mesh = Mesh::new();
+        mesh.apply(enforcing());
+        mesh.apply(Object::HttpRouteGroup(route_group("shop/g", &["/a"])));
+        for name in ["t1", "t2", "t3", "t4", "t5"] {
+            let rules = vec![http_rule("g")];
+            mesh.apply(Object::TrafficTarget(target(
+                &format!("shop/{name}"),
+                "cart",
+                &["shop/web", "shop/api"],
+                rules,
+            )));
+        }
+        mesh.apply(Object::Pod(cart_pod()));
+        mesh.apply(Object::Pod(pod("shop/cart-2", "10.244.0.3")));
+        let of =
+            |key: &str| mesh.translator.pods[&pod_key(key)].inbound.as_ref().expect("meshed").listener.body.clone();
+        assert_eq!(of("shop/cart-1"), of("shop/cart-2"));
+        of("shop/cart-1")
+    };
+    assert!((0..20).map(|_| listener()).collect::<BTreeSet<_>>().len() == 1);
+}
+
+#[test]
+fn an_address_is_a_pod_or_unknown_or_outside() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Pod(cart_pod()));
+    let addresses = Addresses {
+        pods: mesh.translator.addresses.clone(),
+        ranges: mesh.translator.ranges.clone(),
+        trust_domain: TrustDomain::default(),
+    };
+    let origin =
+        |name: &str| addresses.cluster(&name.into()).map(|cluster| cluster.origin.as_ref().map(ToString::to_string));
+    assert_eq!(origin("10.244.0.2:9999"), Some(Some("Pod shop/cart-1".to_owned())));
+    assert_eq!(origin("10.244.7.7:80"), Some(None));
+    assert_eq!(origin("192.0.2.1:80"), None);
+    assert_eq!(origin("cart.shop:80"), None);
+}
+
+#[test]
+fn an_address_that_moves_to_another_pod_stays_when_the_first_goes() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Pod(cart_pod()));
+    mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.2")));
+    mesh.change(Event::Delete(Object::Pod(cart_pod()).object_ref()));
+    let address = mesh.translator.addresses.get(&IpAddr::from([10, 244, 0, 2]));
+    assert_eq!(address.map(|address| address.key.clone()), Some(pod_key("shop/web-1")));
+}
+
+#[test]
+fn a_port_number_that_is_declared_both_ways_is_tcp_only_where_it_says_so() {
+    let mut mesh = Mesh::new();
+    let tcp = |key: &str, ip: &str, port| Object::Service(service(key).ip(ip).port(port, port, Protocol::Tcp));
+    let outbound = "put Listener outbound".to_owned();
+    assert!(mesh.apply(tcp("shop/db", "10.96.0.7", 5432)).contains(&outbound));
+    assert!(!mesh.apply(tcp("shop/db2", "10.96.0.8", 5432)).contains(&outbound), "nothing new for the listener");
+    assert_eq!(mesh.translator.tcp_ports.everywhere, BTreeSet::from([5432]));
+    mesh.apply(Object::Service(service("shop/web").ip("10.96.0.9").http(5432)));
+    assert_eq!(mesh.translator.tcp_ports.everywhere, BTreeSet::new());
+    assert_eq!(mesh.translator.tcp_ports.at[&5432].len(), 2);
+}

@@ -1,0 +1,77 @@
+//! The admin port: health, readiness and metrics over HTTP, and the inspection API over gRPC beside them.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tonic::server::NamedService;
+
+use super::proto::inspection_server::InspectionServer;
+use super::service::InspectionService;
+use super::{Delivery, Mesh, Readiness};
+use crate::xds::status::Proxies;
+
+/// The content type of the OpenMetrics text format.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the admin port tells of.
+#[derive(Clone)]
+pub struct Admin {
+    /// The connected proxies.
+    pub proxies: Arc<dyn Proxies>,
+    /// The mesh's objects.
+    pub mesh: Arc<dyn Mesh>,
+    /// The progress of snapshots.
+    pub delivery: Arc<dyn Delivery>,
+    /// What has yet to happen before `/readyz` is 200.
+    pub readiness: Readiness,
+    /// The metrics.
+    pub registry: Arc<Registry>,
+}
+
+impl Admin {
+    /// Everything on one router; gRPC needs HTTP/2 with prior knowledge, as [`serve`] speaks it.
+    pub fn router(self) -> Router {
+        let Self { proxies, mesh, delivery, readiness, registry } = self;
+        let inspection = InspectionServer::new(InspectionService { proxies, mesh, delivery });
+        let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
+        Router::new()
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(readyz).with_state(readiness))
+            .route("/metrics", get(metrics).with_state(registry))
+            .route_service(&service, inspection)
+    }
+}
+
+/// Serves `router` over HTTP/1.1 and HTTP/2 without TLS until `shutdown` completes and open requests are answered.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+}
+
+async fn readyz(State(readiness): State<Readiness>) -> Response {
+    match readiness.reasons() {
+        reasons if reasons.is_empty() => "ready\n".into_response(),
+        reasons => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; "))).into_response(),
+    }
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

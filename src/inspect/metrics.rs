@@ -1,0 +1,125 @@
+//! Prometheus metrics. No label takes its values from the mesh's objects, so the number of series is fixed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::snapshot::ResourceType;
+use crate::xds::status::Proxies;
+
+/// Counts what the xDS server sends and hears; clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct XdsCounters {
+    responses: Family<ResponseLabels, Counter>,
+    resources: Family<TypeLabel, Counter>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ResponseLabels {
+    r#type: &'static str,
+    /// `sent`, `acknowledged` or `refused`.
+    event: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TypeLabel {
+    r#type: &'static str,
+}
+
+impl XdsCounters {
+    /// Counters that are shown with `registry`'s metrics.
+    pub fn register(registry: &mut Registry) -> Self {
+        let counters = Self::default();
+        registry.register(
+            "weft_xds_responses",
+            "Responses by type and by what became of them",
+            counters.responses.clone(),
+        );
+        registry.register("weft_xds_resources_sent", "Resources in the responses sent", counters.resources.clone());
+        counters
+    }
+
+    /// A response with this many resources was sent.
+    pub fn sent(&self, kind: ResourceType, resources: usize) {
+        self.count(kind, "sent");
+        self.resources.get_or_create(&TypeLabel { r#type: label(kind) }).inc_by(resources as u64);
+    }
+
+    /// A proxy acknowledged a response.
+    pub fn acknowledged(&self, kind: ResourceType) {
+        self.count(kind, "acknowledged");
+    }
+
+    /// A proxy refused a response.
+    pub fn refused(&self, kind: ResourceType) {
+        self.count(kind, "refused");
+    }
+
+    fn count(&self, kind: ResourceType, event: &'static str) {
+        self.responses.get_or_create(&ResponseLabels { r#type: label(kind), event }).inc();
+    }
+}
+
+fn label(kind: ResourceType) -> &'static str {
+    match kind {
+        ResourceType::Cluster => "cluster",
+        ResourceType::Endpoints => "endpoints",
+        ResourceType::Listener => "listener",
+        ResourceType::Route => "route",
+        ResourceType::Secret => "secret",
+    }
+}
+
+/// Adds what is read when a scrape asks for it: connected proxies, refusals that hold, certificates minted (as
+/// `minted` says), resident memory.
+pub fn register_gauges(
+    registry: &mut Registry,
+    proxies: Arc<dyn Proxies>,
+    minted: impl Fn() -> u64 + Send + Sync + 'static,
+) {
+    registry.register_collector(Box::new(AtScrape { proxies, minted: Box::new(minted) }));
+}
+
+struct AtScrape {
+    proxies: Arc<dyn Proxies>,
+    minted: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for AtScrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AtScrape")
+    }
+}
+
+impl Collector for AtScrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let proxies = self.proxies.proxies();
+        let refusing =
+            proxies.iter().filter(|proxy| proxy.types.values().any(|status| status.refusal.is_some())).count();
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        gauge("weft_xds_connected_proxies", "Proxies with an open stream", proxies.len() as u64)?;
+        gauge("weft_xds_refusing_proxies", "Connected proxies with a refusal that holds", refusing as u64)?;
+        if let Some(bytes) = resident_memory() {
+            gauge("process_resident_memory_bytes", "Resident memory of this process", bytes)?;
+        }
+        let minted = ConstCounter::new((self.minted)());
+        let name = "weft_ca_certificates_minted";
+        minted.encode(encoder.encode_descriptor(name, "Workload certificates minted", None, minted.metric_type())?)
+    }
+}
+
+/// `VmRSS` of proc_pid_status(5); `None` where there is no /proc.
+fn resident_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}

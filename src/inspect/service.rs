@@ -1,0 +1,140 @@
+//! The inspection API's gRPC service: plain status data in, messages out.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tonic::{Request, Response, Status};
+
+use super::proto::inspection_server::Inspection;
+use super::proto::{
+    Convergence, Diagnostic, GetConvergenceRequest, ListDiagnosticsRequest, ListDiagnosticsResponse,
+    ListProxiesRequest, ListProxiesResponse, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
+};
+use super::{Delivery, Mesh};
+use crate::mesh::{self, WorkloadKey};
+use crate::snapshot;
+use crate::xds::status::{self, Proxies, ProxyStatus};
+
+/// Answers from whoever knows.
+#[derive(Clone)]
+pub(super) struct InspectionService {
+    pub(super) proxies: Arc<dyn Proxies>,
+    pub(super) mesh: Arc<dyn Mesh>,
+    pub(super) delivery: Arc<dyn Delivery>,
+}
+
+#[tonic::async_trait]
+impl Inspection for InspectionService {
+    async fn list_proxies(
+        &self,
+        request: Request<ListProxiesRequest>,
+    ) -> Result<Response<ListProxiesResponse>, Status> {
+        let namespace = request.into_inner().namespace;
+        let wanted = |proxy: &ProxyStatus| namespace.is_empty() || proxy.proxy.0.namespace.as_str() == namespace;
+        let proxies = self.proxies.proxies().into_iter().filter(wanted);
+        let proxies = proxies.map(|status| proxy(&status, self.mesh.workload(&status.proxy.0))).collect();
+        Ok(Response::new(ListProxiesResponse { proxies }))
+    }
+
+    async fn list_diagnostics(
+        &self,
+        _: Request<ListDiagnosticsRequest>,
+    ) -> Result<Response<ListDiagnosticsResponse>, Status> {
+        let diagnostics = self.mesh.diagnostics().into_iter().map(diagnostic).collect();
+        Ok(Response::new(ListDiagnosticsResponse { diagnostics }))
+    }
+
+    async fn get_convergence(&self, _: Request<GetConvergenceRequest>) -> Result<Response<Convergence>, Status> {
+        let proxies = self.proxies.proxies();
+        let refusing = proxies.iter().filter(|proxy| proxy.types.values().any(|status| status.refusal.is_some()));
+        Ok(Response::new(Convergence {
+            snapshot: self.delivery.snapshot(),
+            connected: proxies.len() as u64,
+            behind: self.delivery.behind() as u64,
+            refusing: refusing.count() as u64,
+        }))
+    }
+}
+
+fn proxy(status: &ProxyStatus, workload: Option<WorkloadKey>) -> Proxy {
+    Proxy {
+        namespace: status.proxy.0.namespace.to_string(),
+        pod: status.proxy.0.name.to_string(),
+        identity: status.identity.to_string(),
+        peer: status.peer.clone(),
+        envoy_version: status.envoy_version.clone(),
+        connected_at: Some(status.connected_at.into()),
+        delta: status.delta,
+        types: status.types.iter().map(|(kind, status)| type_status(*kind, status)).collect(),
+        workload: workload.map(|workload| workload.name.to_string()).unwrap_or_default(),
+    }
+}
+
+fn type_status(kind: snapshot::ResourceType, status: &status::TypeStatus) -> TypeStatus {
+    let time = |at: Option<SystemTime>| at.map(Into::into);
+    TypeStatus {
+        r#type: resource_type(kind).into(),
+        subscribed: status.subscribed as u64,
+        wildcard: status.wildcard,
+        resources: status.resources as u64,
+        sent: status.sent,
+        acknowledged: status.acknowledged,
+        refused: status.refused,
+        resources_sent: status.resources_sent,
+        last_sent: time(status.last_sent),
+        last_acknowledged: time(status.last_acknowledged),
+        pending: status.pending,
+        refusal: status.refusal.as_ref().map(refusal),
+    }
+}
+
+fn refusal(refusal: &status::Refusal) -> Refusal {
+    let resource = |(name, version): &(snapshot::ResourceName, snapshot::Version)| RefusedResource {
+        name: name.to_string(),
+        version: version.to_string(),
+    };
+    Refusal {
+        at: Some(refusal.at.into()),
+        message: refusal.message.clone(),
+        resources: refusal.resources.iter().map(resource).collect(),
+    }
+}
+
+fn resource_type(kind: snapshot::ResourceType) -> ResourceType {
+    match kind {
+        snapshot::ResourceType::Cluster => ResourceType::Cluster,
+        snapshot::ResourceType::Endpoints => ResourceType::Endpoints,
+        snapshot::ResourceType::Listener => ResourceType::Listener,
+        snapshot::ResourceType::Route => ResourceType::Route,
+        snapshot::ResourceType::Secret => ResourceType::Secret,
+    }
+}
+
+fn diagnostic(diagnostic: mesh::Diagnostic) -> Diagnostic {
+    let severity = match diagnostic.severity {
+        mesh::diagnostic::Severity::Warning => Severity::Warning,
+        mesh::diagnostic::Severity::Error => Severity::Error,
+    };
+    let (kind, namespace, name) = match diagnostic.object {
+        Some(object) => {
+            let namespace = object.namespace.map(|namespace| namespace.to_string()).unwrap_or_default();
+            (object.kind.to_string(), namespace, object.name.to_string())
+        }
+        None => Default::default(),
+    };
+    let (file, line) = match diagnostic.location {
+        Some(location) => (location.file.display().to_string(), location.line),
+        None => Default::default(),
+    };
+    Diagnostic {
+        severity: severity.into(),
+        kind,
+        namespace,
+        name,
+        file,
+        line,
+        field: diagnostic.field,
+        reason: diagnostic.reason,
+        help: diagnostic.help,
+    }
+}

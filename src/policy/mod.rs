@@ -1,0 +1,14 @@
+//! What the objects of the mesh mean: who may call whom, and where a call goes.
+//!
+//! ```text
+//!  World ──outbound::service──▶ ServicePlan   how callers reach a Service
+//!        ──inbound::pod───────▶ InboundPlan   what a pod accepts
+//! ```
+//!
+//! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
+
+pub mod inbound;
+pub mod outbound;
+
+pub use inbound::{Allow, AllowPolicy, InboundPlan};
+pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};

@@ -1,0 +1,214 @@
+//! How callers reach a Service: its endpoints by port, and the TrafficSplit that is in force.
+//!
+//! The rules of TrafficSplit are those of the SMI specification (v1alpha4); where it is silent:
+//! - Of several splits with one root, those with `matches` win over those without, then the oldest, then by name.
+//! - A split is not recursive: a backend's endpoints are those of its own Service.
+//! - A backend that lacks the root's port number is left out for that port.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::mesh::object::{HttpMatch, Pod, Protocol, Service, ServicePort, TargetPort, TrafficSplit};
+use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
+
+/// How callers reach one Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePlan {
+    /// The Service.
+    pub key: ServiceKey,
+    /// The addresses that callers use; empty for a headless Service, whose pods are called by their own.
+    pub ips: Vec<IpAddr>,
+    /// Its ports, in the Service's order.
+    pub ports: Vec<PortPlan>,
+    /// What the author of the Service or of its splits should know.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How callers reach one port of a Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortPlan {
+    /// The Service's port number.
+    pub port: u16,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// Where calls go, shares relative to one another. Without a split: the Service itself with weight 1.
+    pub backends: Vec<Backend>,
+    /// A split for some requests only; the others go to `backends`.
+    pub routed: Option<RoutedSplit>,
+}
+
+/// A Service that takes a share of the calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// The Service.
+    pub service: ServiceKey,
+    /// Its share, never 0.
+    pub weight: u32,
+    /// Its ready endpoints, ordered by address.
+    pub endpoints: Vec<EndpointPlan>,
+}
+
+/// One endpoint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct EndpointPlan {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The identity that it proves over mTLS; `None` when it has no sidecar and is called in clear.
+    pub identity: Option<SpiffeId>,
+}
+
+/// A TrafficSplit with `matches`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoutedSplit {
+    /// A request that any of these fits is split.
+    pub matches: Vec<HttpMatch>,
+    /// Where it goes.
+    pub backends: Vec<Backend>,
+}
+
+/// The plan of a Service, or `None` if it does not exist.
+pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
+    let service = world.service(key)?;
+    let mut diagnostics = Vec::new();
+    let split = winning_split(world, key, &mut diagnostics);
+    let ports = service.ports.iter().map(|port| port_plan(world, service, port, split, &mut diagnostics)).collect();
+    let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
+    Some(ServicePlan { key: key.clone(), ips, ports, diagnostics })
+}
+
+fn winning_split<'a>(
+    world: &'a World,
+    root: &ServiceKey,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<&'a TrafficSplit> {
+    let mut splits: Vec<_> = world.splits_of(root).collect();
+    splits.sort_by_key(|split| (Reverse(!split.matches.is_empty()), split.created, split.name.clone()));
+    let (winner, losers) = splits.split_first()?;
+    for loser in losers {
+        diagnostics.push(
+            Diagnostic::warning(
+                "spec.service",
+                format!("the split `{}` already decides for Service {root}", winner.name),
+                "delete one of the two; this one takes over when the other is gone",
+            )
+            .about(split_ref(loser)),
+        );
+    }
+    Some(winner)
+}
+
+fn port_plan(
+    world: &World,
+    service: &Service,
+    port: &ServicePort,
+    split: Option<&TrafficSplit>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> PortPlan {
+    let plan = |backends, routed| PortPlan { port: port.port, protocol: port.protocol, backends, routed };
+    let itself =
+        || vec![Backend { service: service.key.clone(), weight: 1, endpoints: endpoints(world, service, port) }];
+    // A headless Service has no address of its own that calls could be split at.
+    let Some(split) = split.filter(|_| !service.headless) else { return plan(itself(), None) };
+    let backends = split_backends(world, port.port, split, diagnostics);
+    if split.matches.is_empty() {
+        return plan(backends, None);
+    }
+    // Matches are about requests: connections of a port that is never parsed cannot have any.
+    let matches = split_matches(world, split, diagnostics);
+    let routed = (port.protocol != Protocol::Tcp && !matches.is_empty()).then_some(RoutedSplit { matches, backends });
+    plan(itself(), routed)
+}
+
+fn split_backends(world: &World, port: u16, split: &TrafficSplit, diagnostics: &mut Vec<Diagnostic>) -> Vec<Backend> {
+    if split.backends.iter().all(|backend| backend.weight == 0) {
+        let reason = "every weight is 0, so every call is answered with 503";
+        diagnostics.push(
+            Diagnostic::warning("spec.backends", reason, "give a backend a weight above 0, or delete the split")
+                .about(split_ref(split)),
+        );
+    }
+    let mut backends = Vec::new();
+    for (position, backend) in split.backends.iter().enumerate().filter(|(_, backend)| backend.weight > 0) {
+        let key = &backend.service;
+        let left_out = |reason: String, help: String| {
+            Diagnostic::warning(format!("spec.backends[{position}].service"), reason, help).about(split_ref(split))
+        };
+        let Some(service) = world.service(key) else {
+            diagnostics.push(left_out(
+                format!("Service {key} does not exist, so it takes no traffic"),
+                "create it, or remove the backend".into(),
+            ));
+            continue;
+        };
+        let Some(service_port) = service.ports.iter().find(|candidate| candidate.port == port) else {
+            diagnostics.push(left_out(
+                format!("Service {key} has no port {port}, so it takes no traffic of that port"),
+                format!("add port {port} to it"),
+            ));
+            continue;
+        };
+        let endpoints = endpoints(world, service, service_port);
+        backends.push(Backend { service: key.clone(), weight: backend.weight, endpoints });
+    }
+    backends
+}
+
+fn split_matches(world: &World, split: &TrafficSplit, diagnostics: &mut Vec<Diagnostic>) -> Vec<HttpMatch> {
+    let mut matches = Vec::new();
+    for (position, name) in split.matches.iter().enumerate() {
+        match world.route_group(&split.namespace, name) {
+            Some(group) => matches.extend(group.matches.iter().cloned()),
+            None => diagnostics.push(
+                Diagnostic::warning(
+                    format!("spec.matches[{position}].name"),
+                    format!("there is no HTTPRouteGroup {}/{name}, so it matches nothing", split.namespace),
+                    "create it, or remove the match",
+                )
+                .about(split_ref(split)),
+            ),
+        }
+    }
+    matches
+}
+
+/// The ready endpoints of a Service's port: from its EndpointSlices, else from the pods that it selects.
+fn endpoints(world: &World, service: &Service, port: &ServicePort) -> Vec<EndpointPlan> {
+    let sliced = world.slices_of(&service.key).flat_map(|slice| {
+        let number = slice.ports.get(&port.name).copied();
+        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready && !endpoint.terminating);
+        ready.filter_map(move |endpoint| {
+            let pod = endpoint.pod.as_ref().and_then(|pod| world.pod(pod));
+            Some(endpoint_plan(world, SocketAddr::new(endpoint.ip, number?), pod))
+        })
+    });
+    let selected = world.selected_by(service).filter(|pod| !pod.terminating).filter_map(|pod| {
+        let address = SocketAddr::new(*pod.ips.first()?, target_on(pod, &port.target)?);
+        Some(endpoint_plan(world, address, Some(pod)))
+    });
+    sliced.chain(selected).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn endpoint_plan(world: &World, address: SocketAddr, pod: Option<&Pod>) -> EndpointPlan {
+    EndpointPlan { address, identity: pod.and_then(|pod| identity(world, pod)) }
+}
+
+/// The identity that a pod proves, or `None` if no sidecar stands before it.
+pub fn identity(world: &World, pod: &Pod) -> Option<SpiffeId> {
+    (pod.meshed && !pod.host_network).then(|| SpiffeId::new(world.config().trust_domain.clone(), pod.account.clone()))
+}
+
+/// The number of a target port on a pod.
+pub(super) fn target_on(pod: &Pod, target: &TargetPort) -> Option<u16> {
+    match target {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => pod.ports.iter().find(|port| port.name == *name).map(|port| port.port),
+    }
+}
+
+fn split_ref(split: &TrafficSplit) -> ObjectRef {
+    ObjectRef { kind: Kind::TrafficSplit, namespace: Some(split.namespace.clone()), name: split.name.clone() }
+}
+
+#[cfg(test)]
+mod tests;

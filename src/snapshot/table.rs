@@ -1,0 +1,203 @@
+//! The table itself: persistent maps, so that a snapshot is cheap to make, to keep and to compare.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use super::{Change, Fallback, Pushed, Resource, ResourceName, ResourceType, View};
+use crate::mesh::ProxyId;
+
+type Table = OrdMap<ResourceName, Arc<Resource>>;
+
+/// All that the proxies may see at one moment. Cloning costs a few reference counts.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    number: u64,
+    clusters: Table,
+    endpoints: Table,
+    listeners: Table,
+    routes: Table,
+    views: OrdMap<ProxyId, Arc<View>>,
+    fallback: Option<Arc<dyn Fallback>>,
+}
+
+impl Snapshot {
+    /// The snapshot in which there is nothing, number 0.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Counts the snapshots; a later one has a larger number. Starts again when the process does.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The next snapshot. A `Put` of a version that is there already keeps what was there, and if none of the changes
+    /// changes anything the number stays too: such a snapshot need not be published.
+    ///
+    /// Secrets are in no snapshot: a `Put` of one is ignored.
+    pub fn with(&self, changes: impl IntoIterator<Item = Change>) -> Self {
+        let mut next = self.clone();
+        let changed = changes.into_iter().fold(false, |changed, change| next.apply(change) | changed);
+        next.number += u64::from(changed);
+        next
+    }
+
+    /// Returns whether `change` made a difference.
+    fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Put(resource) => {
+                let Some(table) = self.table_mut(resource.kind) else { return false };
+                if table.get(&resource.name).is_some_and(|old| old.version == resource.version) {
+                    return false;
+                }
+                table.insert(resource.name.clone(), resource);
+                true
+            }
+            Change::Remove(kind, name) => {
+                self.table_mut(kind).is_some_and(|table| table.contains_key(&name) && table.remove(&name).is_some())
+            }
+            Change::PutView(proxy, view) => {
+                if self.views.get(&proxy).is_some_and(|old| *old == view) {
+                    return false;
+                }
+                self.views.insert(proxy, view);
+                true
+            }
+            Change::RemoveView(proxy) => self.views.remove(&proxy).is_some(),
+            Change::Fallback(fallback) => {
+                self.fallback = Some(fallback);
+                true
+            }
+        }
+    }
+
+    /// What `proxy` gets when it asks for `name`: its own resource if it has one of that name, else the shared one,
+    /// else (clusters only) what the fallback makes of the name. Nothing for a proxy without a view.
+    pub fn get(&self, proxy: &ProxyId, kind: ResourceType, name: &ResourceName) -> Option<Arc<Resource>> {
+        let view = self.views.get(proxy)?;
+        let own = view.own.iter().find(|own| own.kind == kind && own.name == *name);
+        let made = || match kind {
+            ResourceType::Cluster => self.fallback.as_ref()?.cluster(name),
+            _ => None,
+        };
+        own.or_else(|| self.table(kind)?.get(name)).cloned().or_else(made)
+    }
+
+    /// Whether `proxy` is known. One that is not is answered nothing, which is not the same as an empty table.
+    pub fn knows(&self, proxy: &ProxyId) -> bool {
+        self.views.contains_key(proxy)
+    }
+
+    /// Whether the wildcard of `proxy` contains `name`, if there is a resource of that name at all.
+    pub fn in_wildcard(&self, proxy: &ProxyId, kind: ResourceType, name: &ResourceName) -> bool {
+        let Some(view) = self.views.get(proxy) else { return false };
+        if view.own.iter().any(|own| own.kind == kind && own.name == *name) {
+            return true;
+        }
+        match (kind, &view.pushed) {
+            (ResourceType::Cluster, Pushed::Only(names)) => names.contains(name),
+            // The fallback has an answer to every address of the mesh: it is had by name only.
+            _ => self.table(kind).is_some_and(|table| table.contains_key(name)),
+        }
+    }
+
+    /// The names in the wildcard of `proxy`. Of those in [`Pushed::Only`], some may not exist.
+    pub fn wildcard(&self, proxy: &ProxyId, kind: ResourceType) -> BTreeSet<ResourceName> {
+        let Some(view) = self.views.get(proxy) else { return BTreeSet::new() };
+        let mut names = own_names(view, kind);
+        match (kind, &view.pushed) {
+            (ResourceType::Cluster, Pushed::Only(only)) => names.extend(only.iter().cloned()),
+            _ => names.extend(self.table(kind).into_iter().flat_map(|table| table.keys().cloned())),
+        }
+        names
+    }
+
+    /// The names of which `proxy` may see something different here than in `base`, in its wildcard or by asking; more
+    /// names than necessary, never fewer. `asked` are the names it asked for: what the fallback answers can be
+    /// compared for those only. The cost is that of the changes, except after a change of mode or of the fallback.
+    pub fn changed<'a>(
+        &self,
+        base: &Self,
+        proxy: &ProxyId,
+        kind: ResourceType,
+        asked: impl IntoIterator<Item = &'a ResourceName>,
+    ) -> BTreeSet<ResourceName> {
+        let mut names = BTreeSet::new();
+        if let (Some(old), Some(new)) = (base.table(kind), self.table(kind)) {
+            names.extend(old.diff(new).map(|item| match item {
+                DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
+                DiffItem::Update { new: (name, _), .. } => name.clone(),
+            }));
+        }
+        let (old, new) = (base.views.get(proxy), self.views.get(proxy));
+        let known = old.is_some() && new.is_some();
+        if !matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new)) {
+            names.extend(old.into_iter().chain(new).flat_map(|view| own_names(view, kind)));
+            if kind == ResourceType::Cluster {
+                names.extend(pushed_changes(base, self, proxy));
+            }
+            if !known {
+                names.extend(base.wildcard(proxy, kind));
+                names.extend(self.wildcard(proxy, kind));
+            }
+        }
+        let fallback_changed = kind == ResourceType::Cluster && !same_fallback(base, self);
+        if fallback_changed && let Some(Pushed::Only(only)) = new.map(|view| &view.pushed) {
+            names.extend(only.iter().cloned());
+        }
+        if fallback_changed || !known {
+            names.extend(asked.into_iter().cloned());
+        }
+        names
+    }
+
+    /// The name as the table holds it, so that subscriptions share their text with the table.
+    pub fn intern(&self, kind: ResourceType, name: &str) -> Option<&ResourceName> {
+        self.table(kind)?.get_key_value(name).map(|(name, _)| name)
+    }
+
+    fn table(&self, kind: ResourceType) -> Option<&Table> {
+        match kind {
+            ResourceType::Cluster => Some(&self.clusters),
+            ResourceType::Endpoints => Some(&self.endpoints),
+            ResourceType::Listener => Some(&self.listeners),
+            ResourceType::Route => Some(&self.routes),
+            ResourceType::Secret => None,
+        }
+    }
+
+    fn table_mut(&mut self, kind: ResourceType) -> Option<&mut Table> {
+        match kind {
+            ResourceType::Cluster => Some(&mut self.clusters),
+            ResourceType::Endpoints => Some(&mut self.endpoints),
+            ResourceType::Listener => Some(&mut self.listeners),
+            ResourceType::Route => Some(&mut self.routes),
+            ResourceType::Secret => None,
+        }
+    }
+}
+
+fn own_names(view: &View, kind: ResourceType) -> BTreeSet<ResourceName> {
+    view.own.iter().filter(|own| own.kind == kind).map(|own| own.name.clone()).collect()
+}
+
+/// The clusters that entered or left the wildcard because the view changed.
+fn pushed_changes(base: &Snapshot, next: &Snapshot, proxy: &ProxyId) -> BTreeSet<ResourceName> {
+    let pushed = |snapshot: &Snapshot| snapshot.views.get(proxy).map(|view| view.pushed.clone());
+    match (pushed(base), pushed(next)) {
+        (Some(Pushed::All), Some(Pushed::All)) => BTreeSet::new(),
+        (Some(Pushed::Only(old)), Some(Pushed::Only(new))) => old.symmetric_difference(&new).cloned().collect(),
+        _ => &base.wildcard(proxy, ResourceType::Cluster) | &next.wildcard(proxy, ResourceType::Cluster),
+    }
+}
+
+fn same_fallback(a: &Snapshot, b: &Snapshot) -> bool {
+    match (&a.fallback, &b.fallback) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,523 @@
+//! Every kind of bad input, and what its author is told: a table.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::Event;
+use super::directory::catalog::{Catalog, Content};
+use crate::mesh::Diagnostic;
+use crate::mesh::diagnostic::Severity;
+
+/// A file, and the one finding that it must lead to.
+struct Case {
+    text: &'static str,
+    severity: Severity,
+    line: u32,
+    field: &'static str,
+    reason: &'static str,
+    help: &'static str,
+}
+
+const fn error(text: &'static str, line: u32, field: &'static str, reason: &'static str, help: &'static str) -> Case {
+    Case { text, severity: Severity::Error, line, field, reason, help }
+}
+
+const fn warning(text: &'static str, line: u32, field: &'static str, reason: &'static str, help: &'static str) -> Case {
+    Case { text, severity: Severity::Warning, line, field, reason, help }
+}
+
+/// A document with the kind, apiVersion and metadata on lines 1 to 3; what follows begins on line 4.
+macro_rules! object {
+    ($version:literal $kind:literal $name:literal $rest:literal) => {
+        concat!(
+            "apiVersion: ",
+            $version,
+            "\nkind: ",
+            $kind,
+            "\nmetadata: {name: ",
+            $name,
+            ", namespace: shop}\n",
+            $rest
+        )
+    };
+}
+macro_rules! service {
+    ($rest:literal) => {
+        object!("v1" "Service" "cart" $rest)
+    };
+}
+macro_rules! pod {
+    ($rest:literal) => {
+        object!("v1" "Pod" "cart-1" $rest)
+    };
+}
+macro_rules! slice {
+    ($rest:literal) => {
+        concat!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n",
+            "metadata: {name: x, labels: {kubernetes.io/service-name: cart}}\n",
+            $rest
+        )
+    };
+}
+macro_rules! split {
+    ($rest:literal) => {
+        object!("split.smi-spec.io/v1alpha2" "TrafficSplit" "cart" $rest)
+    };
+}
+macro_rules! group {
+    ($rest:literal) => {
+        object!("specs.smi-spec.io/v1alpha4" "HTTPRouteGroup" "api" $rest)
+    };
+}
+macro_rules! target {
+    ($rest:literal) => {
+        object!("access.smi-spec.io/v1alpha2" "TrafficTarget" "t" $rest)
+    };
+}
+macro_rules! config {
+    ($rest:literal) => {
+        concat!("apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\n", $rest)
+    };
+}
+
+const YAML: &[Case] = &[
+    error("kind: [\n", 1, "", "not YAML", "correct the YAML"),
+    error("kind: A\n bad: 1\n", 2, "", "not YAML", "correct the YAML"),
+    error("# fine\n---\na: \"open\n---\n", 3, "", "not YAML", "correct the YAML"),
+    error("a: 1\nb: 2\na: 3\n", 3, "", "duplicate", "correct the YAML"),
+    error("a: *nowhere\n", 1, "", "not YAML", "correct the YAML"),
+    error("a:\n\t- tab\n", 2, "", "not YAML", "correct the YAML"),
+    error("a: .nan\n", 1, "", "not YAML", "correct the YAML"),
+    error("just text\n", 1, "", "not a Kubernetes object", "mapping"),
+    error("- a\n- b\n", 1, "", "not a Kubernetes object", "mapping"),
+];
+
+const IDENTITY: &[Case] = &[
+    error("kind: Service\nmetadata: {name: x}\n", 1, "apiVersion", "missing", "apiVersion: v1"),
+    error("apiVersion: 1\nkind: Service\n", 1, "apiVersion", "not text", "apiVersion: v1"),
+    error("apiVersion: v1\nmetadata: {name: x}\n", 1, "kind", "missing", "kind: Service"),
+    error("apiVersion: v1\nkind: Service\n", 1, "metadata.name", "has no name", "set metadata.name"),
+    error("apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: x-\n", 3, "metadata.name", "no name", "API server"),
+    error("apiVersion: v1\nkind: Service\nmetadata:\n  name: 7\n", 4, "metadata.name", "not text", "quotes"),
+    error("apiVersion: v1\nkind: Service\nmetadata:\n  name: a.b\n", 4, "metadata.name", "not the name", "at most 63"),
+    error("apiVersion: v1\nkind: Pod\nmetadata:\n  name: A_b\n", 4, "metadata.name", "not the name", "a-z"),
+    error(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  namespace: x.y\n",
+        5,
+        "metadata.namespace",
+        "not the name",
+        "a-z",
+    ),
+    error("apiVersion: v1\nkind: Deployment\nmetadata: {name: a}\n", 1, "apiVersion", "not read as v1", "apps/v1"),
+    error(
+        "apiVersion: split.smi-spec.io/v1alpha9\nkind: TrafficSplit\nmetadata: {name: a}\n",
+        1,
+        "apiVersion",
+        "not read as",
+        "v1alpha4",
+    ),
+    warning("apiVersion: v1\nkind: Sevice\nmetadata: {name: a}\n", 2, "kind", "not used by Weft", "misspelt"),
+    warning("apiVersion: serving.knative.dev/v1\nkind: Service\n", 2, "kind", "not used by Weft", "said once"),
+    error("apiVersion: v1\nkind: List\nitems: 3\n", 3, "items", "not a sequence", "`- …`"),
+    error("apiVersion: v1\nkind: List\nitems:\n- {}\n", 4, "apiVersion", "missing", "apiVersion: v1"),
+    error("apiVersion: v1\nkind: List\nitems:\n- 5\n", 4, "", "not a Kubernetes object", "mapping"),
+];
+
+const KUBERNETES: &[Case] = &[
+    error(service!("spec:\n  ports:\n  - port: x\n"), 6, "spec.ports[0].port", "invalid type", "kubectl explain"),
+    error(service!("spec:\n  ports:\n  - port: 70000\n"), 6, "spec.ports[0].port", "70000 is not a port", "65535"),
+    error(service!("spec:\n  ports:\n  - name: a\n"), 6, "spec.ports[0].port", "0 is not a port", "from 1"),
+    error(
+        service!("spec:\n  ports:\n  - {name: a, port: 1}\n  - {port: 2}\n"),
+        7,
+        "spec.ports[1].name",
+        "has no name",
+        "give each port a name",
+    ),
+    error(
+        service!("spec:\n  ports:\n  - {name: a, port: 1}\n  - {name: a, port: 2}\n"),
+        7,
+        "spec.ports[1].name",
+        "two ports are named `a`",
+        "of its own",
+    ),
+    error(
+        service!("spec:\n  ports:\n  - {name: a, port: 1}\n  - {name: b, port: 1}\n"),
+        7,
+        "spec.ports[1].port",
+        "twice",
+        "remove",
+    ),
+    error(
+        service!("spec:\n  ports:\n  - port: 80\n    protocol: HTTP\n"),
+        7,
+        "spec.ports[0].protocol",
+        "`HTTP` is not a transport",
+        "appProtocol",
+    ),
+    error(
+        service!("spec:\n  ports:\n  - port: 80\n    targetPort: '8080'\n"),
+        7,
+        "spec.ports[0].targetPort",
+        "not the name of a port",
+        "without quotes: 8080",
+    ),
+    error(service!("spec:\n  clusterIP: here\n"), 5, "spec.clusterIP", "`here` is not an IP", "IPv4"),
+    error(service!("spec:\n  selector:\n    v: 2\n"), 6, "spec.selector.v", "expected a string", "quotes"),
+    warning(service!("spec:\n  selectors: {a: b}\n"), 5, "spec.selectors", "no such field", "correct its name"),
+    error(
+        pod!("spec:\n  containers:\n  - name: a\n    ports:\n    - containerPort: 0\n"),
+        8,
+        "spec.containers[0].ports[0].containerPort",
+        "0 is not a port",
+        "65535",
+    ),
+    error(
+        pod!("spec:\n  containers:\n  - name: a\n    env:\n    - name: PORT\n      value: 80\n"),
+        9,
+        "spec.containers[0].env[0].value",
+        "expected a string",
+        "quotes",
+    ),
+    error(pod!("status:\n  podIP: 10.0.0\n"), 5, "status.podIP", "not an IP address", "IPv4"),
+    warning(
+        pod!("spec:\n  containers:\n  - name: a\n    livenessProbe:\n      httpGet: {port: web}\n"),
+        8,
+        "spec.containers[0].livenessProbe.httpGet.port",
+        "no port named `web`",
+        "its number",
+    ),
+    warning(
+        pod!("spec:\n  containers:\n  - name: a\n    livenessProbe:\n      httpGet: {port: 1, scheme: HTTPS}\n"),
+        8,
+        "spec.containers[0].livenessProbe.httpGet.scheme",
+        "HTTPS",
+        "use scheme HTTP",
+    ),
+    error(
+        slice!("addressType: IPv4\nendpoints:\n- addresses: []\n"),
+        6,
+        "endpoints[0].addresses",
+        "no address",
+        "give it one",
+    ),
+    error(
+        slice!("addressType: IPv4\nendpoints:\n- addresses:\n  - one\n"),
+        7,
+        "endpoints[0].addresses[0]",
+        "`one` is not an IP",
+        "IPv6",
+    ),
+    warning(slice!("addressType: FQDN\n"), 4, "addressType", "`FQDN`", "IPv4 or IPv6"),
+    warning(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: x\naddressType: IPv4\n",
+        3,
+        "metadata.labels",
+        "no Service",
+        "service-name",
+    ),
+    error(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  annotations:\n    weft.dev/mtls: stric\n",
+        6,
+        "metadata.annotations.weft.dev/mtls",
+        "`stric` is not a mode",
+        "`Strict`, `Permissive`",
+    ),
+    warning(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  labels:\n    weft.dev/inject: 'true'\n",
+        6,
+        "metadata.labels.weft.dev/inject",
+        "no sidecar",
+        "`enabled`",
+    ),
+];
+
+const SMI: &[Case] = &[
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - service: a\n    weight: 500m\n"),
+        8,
+        "spec.backends[0].weight",
+        "`500m` is text, or a quantity",
+        "2 and 1",
+    ),
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - service: a\n    weight: -1\n"),
+        8,
+        "spec.backends[0].weight",
+        "negative",
+        "use 0",
+    ),
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - service: a\n    weight: 0.5\n"),
+        8,
+        "spec.backends[0].weight",
+        "not whole",
+        "multiply",
+    ),
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - service: a\n    weight: 4294967296\n"),
+        8,
+        "spec.backends[0].weight",
+        "too large",
+        "4294967295",
+    ),
+    error(
+        split!(
+            "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 4294967295}\n  - {service: b, weight: 1}\n"
+        ),
+        6,
+        "spec.backends",
+        "add up to 4294967296",
+        "divide",
+    ),
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - service: a\n"),
+        7,
+        "spec.backends[0].weight",
+        "missing",
+        "set it",
+    ),
+    error(split!("spec:\n  backends: []\n"), 4, "spec.service", "missing", "set it"),
+    error(split!("spec:\n  service: cart\n  backends: []\n"), 6, "spec.backends", "no backend", "at least one"),
+    error(
+        split!("spec:\n  service: cart.other\n  backends:\n  - {service: a, weight: 1}\n"),
+        5,
+        "spec.service",
+        "not in the split's namespace, shop",
+        "move the split",
+    ),
+    error(
+        split!("spec:\n  service: cart.shop.pod\n  backends:\n  - {service: a, weight: 1}\n"),
+        5,
+        "spec.service",
+        "not a Service",
+        "NAME.NAMESPACE.svc",
+    ),
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - {service: a.shop, weight: 1}\n"),
+        7,
+        "spec.backends[0].service",
+        "`a.shop` is not the name",
+        "own namespace",
+    ),
+    error(
+        split!("spec:\n  service: cart\n  backends:\n  - {service: a, weight: 1}\n  - {service: a, weight: 2}\n"),
+        8,
+        "spec.backends[1].service",
+        "twice",
+        "add their weights up",
+    ),
+    warning(
+        split!("spec:\n  service: cart\n  backends:\n  - {service: a, weight: 0}\n"),
+        6,
+        "spec.backends",
+        "all weights are 0",
+        "give a backend",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha4" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends: [{service: a, weight: 1}]\n  matches:\n  - {kind: TCPRoute, name: x}\n"),
+        8,
+        "spec.matches[0].kind",
+        "limited to a TCPRoute",
+        "HTTPRouteGroup",
+    ),
+    warning(
+        split!(
+            "spec:\n  service: cart\n  backends: [{service: a, weight: 1}]\n  matches: [{kind: HTTPRouteGroup, name: x}]\n"
+        ),
+        7,
+        "spec.matches",
+        "no such field",
+        "correct its name",
+    ),
+    warning(
+        group!("spec:\n  matches:\n  - name: a\n    pathRegex: (?=x)\n"),
+        7,
+        "spec.matches[0].pathRegex",
+        "the match is left out",
+        "RE2",
+    ),
+    warning(
+        group!("spec:\n  matches:\n  - name: a\n    headers:\n    - x: (\n"),
+        8,
+        "spec.matches[0].headers[0].x",
+        "the match is left out",
+        "RE2",
+    ),
+    warning(
+        group!("spec:\n  matches:\n  - name: a\n    headers:\n      'a b': x\n"),
+        7,
+        "spec.matches[0].headers[0].a b",
+        "not a header's name",
+        "authority",
+    ),
+    warning(
+        group!("spec:\n  matches:\n  - name: a\n    methods: [FETCH]\n"),
+        7,
+        "spec.matches[0].methods[0]",
+        "`FETCH` is not an HTTP method",
+        "GET",
+    ),
+    error(
+        group!("spec:\n  matches:\n  - name: a\n  - name: a\n"),
+        7,
+        "spec.matches[1].name",
+        "two matches are named `a`",
+        "of its own",
+    ),
+    warning(group!("spec: {}\n"), 4, "spec.matches", "no match", "add a match"),
+    error(
+        object!("specs.smi-spec.io/v1alpha4" "TCPRoute" "t" "spec:\n  matches:\n    ports: [8080, 65536]\n"),
+        6,
+        "spec.matches.ports[1]",
+        "65536 is not a port",
+        "65535",
+    ),
+    error(
+        target!("spec:\n  destination:\n    kind: Pod\n    name: a\n  sources: [{kind: ServiceAccount, name: b}]\n"),
+        6,
+        "spec.destination.kind",
+        "a Pod is not an identity",
+        "ServiceAccount",
+    ),
+    error(
+        target!("spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources:\n  - {kind: Group, name: b}\n"),
+        7,
+        "spec.sources[0].kind",
+        "a Group is not an identity",
+        "ServiceAccount",
+    ),
+    error(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: UDPRoute, name: x}\n"
+        ),
+        8,
+        "spec.rules[0].kind",
+        "UDPRoute",
+        "HTTPRouteGroup or a TCPRoute",
+    ),
+    error(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a, port: web}\n  sources: [{kind: ServiceAccount, name: b}]\n"
+        ),
+        5,
+        "spec.destination.port",
+        "`web` is not a port",
+        "65535",
+    ),
+    warning(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a, namespace: other}\n  sources: [{kind: ServiceAccount, name: b}]\n"
+        ),
+        5,
+        "spec.destination.namespace",
+        "the target is ignored",
+        "to the namespace other",
+    ),
+    warning(
+        target!("spec:\n  destination: {kind: ServiceAccount, name: a}\n"),
+        4,
+        "spec.sources",
+        "nobody is allowed",
+        "ServiceAccount",
+    ),
+    error(target!("spec:\n  destination: {kind: ServiceAccount}\n"), 5, "spec.destination.name", "missing", "set it"),
+];
+
+const CONFIG: &[Case] = &[
+    error(config!("spec:\n  mtls:\n    mode: off\n"), 6, "spec.mtls.mode", "invalid type", "quotes"),
+    error(config!("spec:\n  mtls:\n    mode: None\n"), 6, "spec.mtls.mode", "`None` is not a mode", "`Permissive`"),
+    error(
+        config!("spec:\n  authorization:\n    mode: deny\n"),
+        6,
+        "spec.authorization.mode",
+        "`deny` is not a mode",
+        "`Enforce`",
+    ),
+    error(
+        config!("spec:\n  discovery:\n    mode: lazy\n"),
+        6,
+        "spec.discovery.mode",
+        "`lazy` is not a mode",
+        "`OnDemand`, `Eager`",
+    ),
+    error(config!("spec:\n  trustDomain: Weft!\n"), 5, "spec.trustDomain", "not a trust domain", "lower-case"),
+    error(
+        config!("spec:\n  network:\n    ranges:\n    - 10.0.0.0/8\n    - 10.0.0.0/40\n"),
+        8,
+        "spec.network.ranges[1]",
+        "not an address range",
+        "10.244.0.0/16",
+    ),
+    warning(
+        config!("spec:\n  network:\n    ranges: [10.1.2.3/8]\n"),
+        6,
+        "spec.network.ranges[0]",
+        "read as 10.0.0.0/8",
+        "write 10.0.0.0/8",
+    ),
+    error(
+        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata:\n  name: mine\nspec: {}\n",
+        4,
+        "metadata.name",
+        "named `mine`",
+        "name it `default`",
+    ),
+    warning(config!("spec:\n  mtsl: {mode: Strict}\n"), 5, "spec.mtsl", "no such field", "correct its name"),
+];
+
+/// What is said of a file on its own, and whether an object came of it.
+fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
+    let files = vec![(PathBuf::from("f.yaml"), Content::Bytes(text.into()))];
+    let (mut found, mut objects) = (Vec::new(), 0);
+    for event in Catalog::new().update(Instant::now(), files) {
+        match event {
+            Event::Apply { warnings, .. } => {
+                objects += 1;
+                found.extend(warnings);
+            }
+            Event::Rejected(diagnostic) => found.push(diagnostic),
+            Event::Delete(_) | Event::Synced => {}
+        }
+    }
+    (found, objects)
+}
+
+#[test]
+fn every_bad_input_ends_in_the_intended_finding() {
+    let cases: Vec<_> = [YAML, IDENTITY, KUBERNETES, SMI, CONFIG].into_iter().flatten().collect();
+    assert!(cases.len() >= 45);
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let (found, objects) = findings(case.text);
+        let fits = |one: &Diagnostic| {
+            one.severity == case.severity
+                && one.location.as_ref().is_some_and(|at| at.line == case.line && at.file.ends_with("f.yaml"))
+                && one.field == case.field
+                && one.reason.contains(case.reason)
+                && one.help.contains(case.help)
+        };
+        // An error keeps the object out; an unknown kind is none.
+        let kept = usize::from(case.severity == Severity::Warning && case.field != "kind");
+        if found.len() != 1 || !fits(&found[0]) || objects != kept {
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            wrong.push(format!(
+                "{}  expected {:?} {}: {}: {}; {}\n  found {objects} objects and {found:#?}\n",
+                case.text, case.severity, case.line, case.field, case.reason, case.help
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_bad_document_between_two_good_ones_is_alone_in_being_kept_out() {
+    let good = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG].into_iter().flatten() {
+        let (_, alone) = findings(case.text);
+        let bad = case.text.trim_start_matches("# fine\n---\n").trim_end_matches("---\n");
+        let (found, objects) = findings(&format!("{}---\n{bad}---\n{}", good("one"), good("two")));
+        assert_eq!((found.len(), objects), (1, 2 + alone), "{bad}\n{found:#?}");
+    }
+}

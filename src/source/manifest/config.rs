@@ -1,0 +1,112 @@
+//! MeshConfig, the mesh's settings as a custom resource.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::mesh::object;
+
+/// What a MeshConfig may set; everything has a default.
+#[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+#[kube(group = "weft.dev", version = "v1alpha1", kind = "MeshConfig", derive = "PartialEq")]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConfigSpec {
+    /// The authority of the mesh's SPIFFE IDs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
+    /// Mutual TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<Mtls>,
+    /// Authorisation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
+    /// How sidecars learn of destinations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
+    /// The mesh's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// Mutual TLS.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct Mtls {
+    /// What is accepted inbound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<MtlsMode>,
+}
+
+/// Authorisation.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct Authorization {
+    /// How far TrafficTargets are enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AuthorizationMode>,
+}
+
+/// Discovery.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct Discovery {
+    /// When a sidecar learns of a destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<DiscoveryMode>,
+}
+
+/// The mesh's addresses.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct Network {
+    /// CIDRs of pods and Services; other destinations pass through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Vec<String>>,
+}
+
+/// Defines a mode that is written in one case and read in that and in lower case, and its counterpart in the model.
+macro_rules! mode {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident | $alias:literal: $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+        #[serde(try_from = "String")]
+        pub enum $name {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                match text.as_str() {
+                    $(stringify!($variant) | $alias => Ok(Self::$variant),)*
+                    _ => Err(format!(
+                        "`{text}` is not a mode; use one of {}",
+                        [$(concat!("`", stringify!($variant), "`")),*].join(", ")
+                    )),
+                }
+            }
+        }
+
+        impl From<$name> for object::$name {
+            fn from(mode: $name) -> Self {
+                match mode {
+                    $($name::$variant => Self::$variant,)*
+                }
+            }
+        }
+    };
+}
+
+mode!(
+    /// What an inbound listener does with a connection that is not the mesh's mTLS.
+    MtlsMode { Strict | "strict": "Closes it.", Permissive | "permissive": "Serves it." }
+);
+mode!(
+    /// How far TrafficTargets are enforced.
+    AuthorizationMode {
+        Permissive | "permissive": "Every caller is allowed.",
+        Audit | "audit": "Every caller is allowed, and what enforcement would deny is counted.",
+        Enforce | "enforce": "Only what a TrafficTarget allows.",
+    }
+);
+mode!(
+    /// When a sidecar learns of a destination.
+    DiscoveryMode { OnDemand | "ondemand": "On the first call.", Eager | "eager": "From the start." }
+);

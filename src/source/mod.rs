@@ -1,0 +1,47 @@
+//! Where objects come from: one stream of typed events, whatever is behind it.
+//!
+//! ```text
+//!  directory of YAML ──┐
+//!                      ├──▶ Manifest ──convert──▶ mesh::Object ──▶ [Event] ──▶ World
+//!  (Kubernetes watch) ─┘
+//! ```
+//!
+//! Nothing is told before everything has been read once ([`Event::Synced`]). A document that cannot be used is
+//! reported ([`Event::Rejected`]) and changes nothing: the last good version of its object stays.
+
+pub mod convert;
+pub mod directory;
+mod document;
+pub mod manifest;
+mod yaml;
+
+#[cfg(test)]
+mod bad_inputs;
+
+use std::sync::Arc;
+
+use crate::mesh::object::Object;
+use crate::mesh::{Diagnostic, ObjectRef};
+use manifest::Manifest;
+
+pub use directory::{DirectorySource, SourceError};
+
+/// Something has happened to an object. Events come in batches; what one change causes is one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The object is new or different.
+    Apply {
+        /// Its Kubernetes form.
+        manifest: Arc<Manifest>,
+        /// What the mesh uses of it. `None`: nothing (any more), and the model drops what it had of this object.
+        object: Option<Object>,
+        /// What of it is not used, with its place.
+        warnings: Vec<Diagnostic>,
+    },
+    /// The object is gone.
+    Delete(ObjectRef),
+    /// A document is not used. The object that it names, if any, is unchanged.
+    Rejected(Diagnostic),
+    /// Everything has been read once: what has been applied so far is the whole.
+    Synced,
+}

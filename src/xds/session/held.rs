@@ -1,0 +1,303 @@
+//! What a stream has sent of one type, told by exception.
+//!
+//! ```text
+//!  what the client has  =  what it subscribes to of `base`  +  `exceptions`
+//! ```
+//!
+//! `base` is the snapshot that the client was last brought to, shared by all streams. An exception stands for a name
+//! where that is not so: it was claimed on reconnection and not yet compared, refused, about to be removed, or is a
+//! secret, which is in no snapshot. So a stream costs its subscribed names and its exceptions, not the mesh.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::mesh::ProxyId;
+use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::xds::subscription::{Changed, Subscription};
+
+/// What the client has of one name.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Holding {
+    /// Unknown if another server gave it, or if it was in a response of several that was refused: Envoy then has
+    /// applied some of them (rule 34).
+    pub(super) version: Option<Version>,
+    /// The last content known to be good, where the stream still has it; never that of a secret.
+    pub(super) content: Option<Arc<Resource>>,
+}
+
+impl Holding {
+    pub(super) fn of(resource: &Arc<Resource>) -> Self {
+        let content = (resource.kind != ResourceType::Secret).then(|| resource.clone());
+        Self { version: Some(resource.version), content }
+    }
+}
+
+/// A name of which the client has something else than the base says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Exception {
+    pub(super) has: Option<Holding>,
+    /// This content was refused and is not sent again (rule 9).
+    pub(super) refused: Option<Version>,
+    /// It was refused together with others: it is sent once more, alone, to learn which one it was (rule 34).
+    pub(super) alone: bool,
+    /// It is gone from the snapshot, and removed when the routes are acknowledged, or at this time (rule 28).
+    pub(super) leaving: Option<Instant>,
+}
+
+/// A response that is neither acknowledged nor refused.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) nonce: String,
+    pub(super) at: Instant,
+    pub(super) items: Vec<Item>,
+    pub(super) removed: Vec<ResourceName>,
+}
+
+/// A resource in a response.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) name: ResourceName,
+    pub(super) version: Version,
+    /// What the client had before.
+    pub(super) had: Option<Holding>,
+}
+
+/// What the client refused last.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) at: Instant,
+    pub(super) message: String,
+    pub(super) resources: Vec<(ResourceName, Version)>,
+}
+
+/// For `ProxyStatus`.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) sent: u64,
+    pub(super) resources_sent: u64,
+    pub(super) acknowledged: u64,
+    pub(super) refused: u64,
+    pub(super) last_sent: Option<Instant>,
+    pub(super) last_acknowledged: Option<Instant>,
+    pub(super) refusal: Option<Refused>,
+}
+
+/// A stream's state of one type.
+#[derive(Debug)]
+pub(super) struct Held {
+    kind: ResourceType,
+    pub(super) subscription: Subscription,
+    pub(super) base: Option<Arc<Snapshot>>,
+    pub(super) exceptions: BTreeMap<ResourceName, Exception>,
+    /// Names that are answered even if nothing changed (rules 12, 16, 18, 23, 31).
+    pub(super) due: BTreeSet<ResourceName>,
+    /// A response is owed even if it is empty (rule 6).
+    pub(super) answer: bool,
+    /// Something happened since the last rendering, other than a new snapshot.
+    pub(super) touched: bool,
+    pub(super) outstanding: VecDeque<Sent>,
+    pub(super) last_nonce: String,
+    nonce_number: u64,
+    nonce_repeat: u64,
+    /// How many resources the client has.
+    pub(super) count: usize,
+    pub(super) counters: Counters,
+}
+
+/// Envoy's words are kept up to this length, and the names of what it refused up to this number.
+const MAX_REFUSAL_TEXT: usize = 4_096;
+const MAX_REFUSAL_NAMES: usize = 100;
+
+impl Held {
+    pub(super) fn new(kind: ResourceType) -> Self {
+        Self {
+            kind,
+            subscription: Subscription::default(),
+            base: None,
+            exceptions: BTreeMap::new(),
+            due: BTreeSet::new(),
+            answer: false,
+            touched: true,
+            outstanding: VecDeque::new(),
+            last_nonce: String::new(),
+            nonce_number: 0,
+            nonce_repeat: 0,
+            count: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The client says which versions it has from an earlier stream (rule 22).
+    pub(super) fn claim(&mut self, versions: impl IntoIterator<Item = (ResourceName, Option<Version>)>) {
+        for (name, version) in versions {
+            let has = Some(Holding { version, content: None });
+            self.exceptions.insert(name, Exception { has, ..Exception::default() });
+        }
+        self.count = self.exceptions.len();
+    }
+
+    /// Takes over what a request changed in the subscription. On the `first` request of the type, names that the
+    /// client claims to have are compared instead of answered in any case.
+    pub(super) fn subscribed(&mut self, proxy: &ProxyId, changed: Changed, first: bool) {
+        let any = changed != Changed::default();
+        self.touched |= any;
+        if changed.wildcard_added && !first {
+            // What the client has by name is kept, the rest counts as not sent.
+            for name in self.subscription.names().clone() {
+                if !changed.added.contains(&name) {
+                    let has = self.has(proxy, &name);
+                    self.exceptions.entry(name).or_default().has = has;
+                }
+            }
+            self.base = None;
+        } else if changed.wildcard_asked {
+            // Asked for again, and so answered as names are (rule 16).
+            self.due.extend(self.base.iter().flat_map(|base| base.wildcard(proxy, self.kind)));
+        }
+        for name in changed.added {
+            let in_wildcard = self.subscription.wildcard()
+                && self.base.as_ref().is_some_and(|base| base.in_wildcard(proxy, self.kind, &name));
+            if !in_wildcard {
+                self.exceptions.entry(name).or_default();
+            }
+        }
+        let claimed = |name: &ResourceName| first && self.exceptions.get(name).is_some_and(|e| e.has.is_some());
+        self.due.extend(changed.asked.into_iter().filter(|name| !claimed(name)));
+        for name in changed.dropped {
+            let had = match self.exceptions.get(&name) {
+                Some(exception) => exception.has.is_some(),
+                None => self.base.as_ref().is_some_and(|base| base.get(proxy, self.kind, &name).is_some()),
+            };
+            if self.subscription.wildcard() {
+                self.due.insert(name.clone()); // rule 18: it may or may not be part of everything
+            } else {
+                self.due.remove(&name);
+                self.exceptions.remove(&name);
+            }
+            self.count -= usize::from(had && self.has(proxy, &name).is_none()).min(self.count);
+        }
+        let wildcard = self.subscription.wildcard();
+        self.exceptions.retain(|name, _| wildcard || self.subscription.names().contains(name));
+        if changed.wildcard_added || first {
+            self.count = self.exceptions.values().filter(|exception| exception.has.is_some()).count();
+        } else if changed.wildcard_dropped {
+            self.count = self.subscription.names().iter().filter(|name| self.has(proxy, name).is_some()).count();
+        }
+    }
+
+    /// What the client has under this name.
+    pub(super) fn has(&self, proxy: &ProxyId, name: &ResourceName) -> Option<Holding> {
+        match self.exceptions.get(name) {
+            Some(exception) => exception.has.clone(),
+            None => self.wanted(proxy, self.base.as_ref()?, name).as_ref().map(Holding::of),
+        }
+    }
+
+    /// What the client is to have under this name, by `snapshot`.
+    pub(super) fn wanted(&self, proxy: &ProxyId, snapshot: &Snapshot, name: &ResourceName) -> Option<Arc<Resource>> {
+        let named = self.subscription.names().contains(name);
+        let wanted = named || self.subscription.wildcard() && snapshot.in_wildcard(proxy, self.kind, name);
+        wanted.then(|| snapshot.get(proxy, self.kind, name)).flatten()
+    }
+
+    /// Notes what the client has now and whether it had anything before; no exception is kept where the base says the
+    /// same.
+    pub(super) fn settle(&mut self, proxy: &ProxyId, name: &ResourceName, has: Option<Holding>, had: bool) {
+        self.count = (self.count + usize::from(has.is_some())).saturating_sub(usize::from(had));
+        let says = self.base.as_ref().and_then(|base| self.wanted(proxy, base, name)).map(|resource| resource.version);
+        if has.as_ref().map(|has| has.version) == says.map(Some) {
+            self.exceptions.remove(name);
+        } else {
+            self.exceptions.insert(name.clone(), Exception { has, ..Exception::default() });
+        }
+    }
+
+    /// Whether there may be something to send, given the newest snapshot.
+    pub(super) fn dirty(&self, newest: &Snapshot) -> bool {
+        let moved = self.base.as_ref().is_none_or(|base| base.number() != newest.number());
+        self.touched || moved
+    }
+
+    /// Whether the client has taken everything of `newest`; a refusal does not count (rule 28).
+    pub(super) fn acknowledged(&self, newest: &Snapshot) -> bool {
+        let accepted = |exception: &Exception| exception.refused.is_none() && !exception.alone;
+        !self.dirty(newest) && self.outstanding.is_empty() && self.exceptions.values().all(accepted)
+    }
+
+    /// A nonce for the next response: the snapshot's number, with a suffix from the second response of it on.
+    pub(super) fn next_nonce(&mut self, number: u64) -> String {
+        match self.nonce_number == number && !self.last_nonce.is_empty() {
+            true => self.nonce_repeat += 1,
+            false => (self.nonce_number, self.nonce_repeat) = (number, 0),
+        }
+        self.last_nonce = match self.nonce_repeat {
+            0 => number.to_string(),
+            repeat => format!("{number}.{repeat}"),
+        };
+        self.last_nonce.clone()
+    }
+
+    /// The client answers the response `nonce`: it took it, or refused it with the words of `error` (rule 8). An
+    /// unknown nonce says nothing.
+    pub(super) fn answered(&mut self, proxy: &ProxyId, nonce: &str, error: Option<&str>, now: Instant) {
+        let Some(position) = self.outstanding.iter().position(|sent| sent.nonce == nonce) else { return };
+        let mut answered: Vec<Sent> = self.outstanding.drain(..=position).collect();
+        // The next of those to be tried alone may have waited for this answer.
+        self.touched |= error.is_some() || self.exceptions.values().any(|exception| exception.alone);
+        let Some(message) = error else {
+            self.counters.acknowledged += answered.len() as u64;
+            self.counters.last_acknowledged = Some(now);
+            if self.exceptions.values().all(|e| e.refused.is_none() && !e.alone) {
+                self.counters.refusal = None;
+            }
+            return;
+        };
+        self.counters.acknowledged += answered.len() as u64 - 1;
+        self.counters.refused += 1;
+        let Some(refused) = answered.pop() else { return };
+        let named = refused.items.iter().take(MAX_REFUSAL_NAMES);
+        self.counters.refusal = Some(Refused {
+            at: now,
+            message: message.chars().take(MAX_REFUSAL_TEXT).collect(),
+            resources: named.map(|item| (item.name.clone(), item.version)).collect(),
+        });
+        if !refused.items.is_empty() {
+            // Whether the removals beside them were applied is not known: they are said again. If nothing but removals
+            // was refused, saying them again would be refused again.
+            let (wildcard, names) = (self.subscription.wildcard(), self.subscription.names());
+            let again = |name: &ResourceName| (wildcard || names.contains(name)) && self.has(proxy, name).is_none();
+            let again: Vec<_> = refused.removed.into_iter().filter(again).collect();
+            self.due.extend(again);
+        }
+        self.hold_back(proxy, refused.items);
+    }
+
+    /// A single resource that was refused is not sent again; several are tried one by one (rule 34).
+    fn hold_back(&mut self, proxy: &ProxyId, items: Vec<Item>) {
+        let single = items.len() == 1;
+        for item in items {
+            let mut replaced = false;
+            for later in self.outstanding.iter_mut().flat_map(|sent| &mut sent.items).filter(|l| l.name == item.name) {
+                replaced = true;
+                // What was refused now is not what the client falls back to if the later one is refused too.
+                if later.had.as_ref().is_some_and(|had| had.version == Some(item.version)) {
+                    later.had = item.had.clone();
+                }
+            }
+            let current = self.has(proxy, &item.name).and_then(|has| has.version);
+            if replaced || current != Some(item.version) {
+                continue; // or it is no longer asked for
+            }
+            let had = match single {
+                true => item.had,
+                false => Some(Holding { version: None, content: item.had.and_then(|had| had.content) }),
+            };
+            if had.is_none() {
+                self.count = self.count.saturating_sub(1);
+            }
+            let refused = single.then_some(item.version);
+            self.exceptions.insert(item.name, Exception { has: had, refused, alone: !single, leaving: None });
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! One stream's side of the protocol as a state machine without I/O: requests and snapshots in, responses out.
+//!
+//! ```text
+//!  request, publish, secrets_changed ──▶ what is subscribed to, what is due        (state only, bounded)
+//!  poll(now) ──▶ the next response: secrets, clusters, endpoints, listeners, routes, removals
+//! ```
+//!
+//! Nothing is queued: `poll` is called when the stream can be written and compares what the client has with the newest
+//! snapshot. The rules that are named in comments are those of the xDS rule book; each is a test of that name.
+//!
+//! An EDS cluster's endpoints have the cluster's own name: so the session knows which endpoints to send behind a
+//! cluster without reading the cluster.
+
+mod held;
+mod render;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+
+use self::held::Held;
+use super::auth::Secrets;
+use super::status::{Refusal, TypeStatus};
+use super::subscription::{self, SubscriptionError};
+use crate::mesh::{ProxyId, SpiffeId};
+use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+
+/// The two forms of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// `DeltaAggregatedResources`: requests and responses say what changes.
+    Delta,
+    /// `StreamAggregatedResources`: requests and responses say what holds.
+    StateOfTheWorld,
+}
+
+/// How long the session waits for a proxy before it goes on without its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Listeners and routes wait this long for the acknowledgement of clusters that they may use. Envoy withholds it
+    /// until the clusters are warm (rule 30), and does not warm routes (rule 33).
+    pub warming: Duration,
+    /// Removals wait this long for the acknowledgement of listeners and routes (rule 28).
+    pub removal: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { warming: Duration::from_secs(5), removal: Duration::from_secs(15) }
+    }
+}
+
+/// Why a request ends the stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Rule 2: ADS requests say which type they are of.
+    #[error("a request without type_url on an aggregated stream: set DiscoveryRequest.type_url")]
+    NoType,
+    /// It would be echoed in the answer.
+    #[error("a type_url of {0} bytes is no type's name")]
+    TypeTooLong(usize),
+    /// The names are too long or too many.
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionError),
+}
+
+/// A response to be encoded and written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    /// The type, as the client wrote it.
+    pub type_url: Cow<'static, str>,
+    /// Unique among the responses of this type on this stream.
+    pub nonce: String,
+    /// The number of the snapshot that it brings the client to: `system_version_info`, `version_info`.
+    pub number: u64,
+    /// New and changed resources; in a state-of-the-world response of clusters or listeners all of them.
+    pub resources: Vec<Arc<Resource>>,
+    /// Names that no longer exist, or do not exist yet; incremental only.
+    pub removed: Vec<ResourceName>,
+}
+
+/// Responses of one type that may be on their way. Envoy withholds an acknowledgement while clusters warm and must
+/// still be answered; a client that never acknowledges must not grow the stream.
+const MAX_OUTSTANDING: usize = 64;
+/// Answers for types that Weft does not serve.
+const MAX_UNKNOWN: usize = 16;
+const MAX_TYPE_URL: usize = 256;
+
+/// One stream.
+#[derive(Debug)]
+pub struct Session {
+    protocol: Protocol,
+    proxy: ProxyId,
+    identity: SpiffeId,
+    secrets: Arc<dyn Secrets>,
+    patience: Patience,
+    snapshot: Option<Arc<Snapshot>>,
+    types: BTreeMap<ResourceType, Held>,
+    /// Clusters sent before the first request for endpoints, whose endpoints are sent whatever versions that request
+    /// claims (rule 23).
+    owed: BTreeSet<ResourceName>,
+    unknown: VecDeque<Response>,
+    unknown_count: u64,
+}
+
+impl Session {
+    /// The session of `proxy`, which authenticated as `identity`.
+    pub fn new(
+        protocol: Protocol,
+        proxy: ProxyId,
+        identity: SpiffeId,
+        secrets: Arc<dyn Secrets>,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            protocol,
+            proxy,
+            identity,
+            secrets,
+            patience,
+            snapshot: None,
+            types: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            unknown: VecDeque::new(),
+            unknown_count: 0,
+        }
+    }
+
+    /// A newer snapshot is there.
+    pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Some identity's secrets changed.
+    pub fn secrets_changed(&mut self) {
+        if let Some(held) = self.types.get_mut(&ResourceType::Secret) {
+            held.touched = true;
+        }
+    }
+
+    /// Takes an incremental request.
+    pub fn delta(&mut self, request: DeltaDiscoveryRequest, now: Instant) -> Result<(), RequestError> {
+        let Some(kind) = known(&request.type_url)? else {
+            let asks = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
+            subscription::check(&request.resource_names_subscribe)?;
+            if asks {
+                self.answer_unknown(request.type_url, request.resource_names_subscribe);
+            }
+            return Ok(());
+        };
+        let first = !self.types.contains_key(&kind);
+        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
+        if first {
+            subscription::check(request.initial_resource_versions.keys())?;
+            let versions = request.initial_resource_versions.into_iter();
+            held.claim(versions.map(|(name, version)| (name.into(), Version::parse(&version))));
+        }
+        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+        held.answered(&self.proxy, &request.response_nonce, error, now);
+        let intern = intern(self.snapshot.as_deref(), kind);
+        let (subscribe, unsubscribe) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+        let changed = held.subscription.delta(kind, subscribe, unsubscribe, intern)?;
+        held.answer |= first && changed.wildcard_asked;
+        held.subscribed(&self.proxy, changed, first);
+        self.pay_endpoints(kind, first);
+        Ok(())
+    }
+
+    /// Takes a state-of-the-world request.
+    pub fn state_of_the_world(&mut self, request: DiscoveryRequest, now: Instant) -> Result<(), RequestError> {
+        let Some(kind) = known(&request.type_url)? else {
+            if request.response_nonce.is_empty() {
+                self.answer_unknown(request.type_url, Vec::new());
+            }
+            return Ok(());
+        };
+        let first = !self.types.contains_key(&kind);
+        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
+        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+        held.answered(&self.proxy, &request.response_nonce, error, now);
+        // Rules 6 and 7: a first request may carry the nonce of an earlier stream; a later one that is not about the
+        // newest response is not answered, since the same names will come again with the newest nonce. They count all
+        // the same: a name that is dropped and added again meanwhile would else be taken for one that the client has.
+        let stale = !first && request.response_nonce != held.last_nonce;
+        let touched = held.touched;
+        let intern = intern(self.snapshot.as_deref(), kind);
+        let changed = held.subscription.state_of_the_world(kind, &request.resource_names, intern)?;
+        let different = changed != Default::default();
+        held.answer |= first || kind.has_wildcard() && different;
+        held.subscribed(&self.proxy, changed, first);
+        held.touched = if stale { touched } else { held.touched || held.answer || !held.due.is_empty() };
+        self.pay_endpoints(kind, first);
+        Ok(())
+    }
+
+    /// The next response, if there is anything to say. Called again until it returns `None`, each time the stream
+    /// can be written.
+    pub fn poll(&mut self, now: Instant) -> Option<Response> {
+        let snapshot = self.snapshot.clone()?; // rule 5
+        if let Some(response) = self.unknown.pop_front() {
+            return Some(response);
+        }
+        // A proxy without a view is not known yet, or no longer: an empty answer would take away all it has.
+        if !snapshot.knows(&self.proxy) {
+            return None;
+        }
+        for kind in ResourceType::ALL {
+            let uses_clusters = matches!(kind, ResourceType::Listener | ResourceType::Route);
+            if uses_clusters && self.warming_until().is_some_and(|until| now < until) {
+                continue;
+            }
+            if let Some(response) = self.render(kind, &snapshot, now) {
+                return Some(response);
+            }
+        }
+        self.remove(&snapshot, now)
+    }
+
+    /// When `poll` is to be called again although nothing happened.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let leaving = self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| e.leaving);
+        leaving.chain(self.warming_until()).filter(|at| *at > now).min()
+    }
+
+    /// The number of the snapshot that the client has answered everything of (taken it, or refused some of it), or
+    /// `None` while something is to be sent or on its way.
+    pub fn settled(&self) -> Option<u64> {
+        let snapshot = self.snapshot.as_ref()?;
+        let quiet = |held: &Held| {
+            !held.dirty(snapshot)
+                && held.outstanding.is_empty()
+                && held.exceptions.values().all(|e| e.leaving.is_none())
+        };
+        (!snapshot.knows(&self.proxy) || self.types.values().all(quiet)).then(|| snapshot.number())
+    }
+
+    /// What the inspection API shows. `when` tells the wall clock's time of an instant.
+    pub fn status(&self, when: impl Fn(Instant) -> std::time::SystemTime) -> BTreeMap<ResourceType, TypeStatus> {
+        let status = |held: &Held| TypeStatus {
+            subscribed: held.subscription.names().len(),
+            wildcard: held.subscription.wildcard(),
+            resources: held.count,
+            sent: held.counters.sent,
+            resources_sent: held.counters.resources_sent,
+            acknowledged: held.counters.acknowledged,
+            refused: held.counters.refused,
+            last_sent: held.counters.last_sent.map(&when),
+            last_acknowledged: held.counters.last_acknowledged.map(&when),
+            pending: !held.outstanding.is_empty(),
+            refusal: held.counters.refusal.clone().map(|refused| Refusal {
+                at: when(refused.at),
+                message: refused.message,
+                resources: refused.resources,
+            }),
+        };
+        self.types.iter().map(|(kind, held)| (*kind, status(held))).collect()
+    }
+
+    /// Until when listeners and routes wait for clusters to be acknowledged.
+    fn warming_until(&self) -> Option<Instant> {
+        let sent = self.types.get(&ResourceType::Cluster)?.outstanding.iter();
+        sent.filter(|sent| !sent.items.is_empty()).map(|sent| sent.at + self.patience.warming).max()
+    }
+
+    /// The first request for endpoints: those of clusters that this stream has sent are due in any case (rule 23).
+    fn pay_endpoints(&mut self, kind: ResourceType, first: bool) {
+        if kind != ResourceType::Endpoints || !first {
+            return;
+        }
+        let owed = std::mem::take(&mut self.owed);
+        self.endpoints_due(owed);
+    }
+
+    /// A cluster that was sent waits for its endpoints, even if they did not change (rules 14, 23, 31).
+    fn endpoints_due(&mut self, clusters: impl IntoIterator<Item = ResourceName>) {
+        match self.types.get_mut(&ResourceType::Endpoints) {
+            None => self.owed.extend(clusters),
+            Some(held) => {
+                let names = held.subscription.names();
+                let due: Vec<_> = clusters.into_iter().filter(|name| names.contains(name)).collect();
+                held.touched |= !due.is_empty();
+                held.due.extend(due);
+            }
+        }
+    }
+
+    /// Rule 38: a type that is not served has no resources, which is said so that the client does not wait.
+    fn answer_unknown(&mut self, type_url: String, names: Vec<String>) {
+        if self.unknown.len() >= MAX_UNKNOWN {
+            return;
+        }
+        self.unknown_count += 1;
+        self.unknown.push_back(Response {
+            type_url: type_url.into(),
+            nonce: self.unknown_count.to_string(),
+            number: 0,
+            resources: Vec::new(),
+            removed: names.into_iter().map(ResourceName::from).collect(),
+        });
+    }
+}
+
+fn known(type_url: &str) -> Result<Option<ResourceType>, RequestError> {
+    match type_url.len() {
+        0 => Err(RequestError::NoType),
+        length if length > MAX_TYPE_URL => Err(RequestError::TypeTooLong(length)),
+        _ => Ok(ResourceType::from_type_url(type_url)),
+    }
+}
+
+fn intern(snapshot: Option<&Snapshot>, kind: ResourceType) -> impl Fn(&str) -> ResourceName {
+    move |name| snapshot.and_then(|snapshot| snapshot.intern(kind, name)).cloned().unwrap_or_else(|| name.into())
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
