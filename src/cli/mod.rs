@@ -1,10 +1,14 @@
 //! The command line: a file a subcommand.
 
 pub mod app;
+pub mod exec;
+pub mod internal;
 mod logging;
 pub mod output;
+mod playground;
 pub mod proxy;
 pub mod serve;
+pub mod up;
 pub mod validate;
 
 use std::io::{self, Write};
@@ -30,6 +34,9 @@ struct Weft {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Up(up::Args),
+    Exec(exec::Args),
+    Internal(internal::Args),
     Serve(serve::Args),
     Validate(validate::Args),
     Proxy(proxy::Args),
@@ -40,9 +47,12 @@ enum Command {
 pub fn main() -> ExitCode {
     let Weft { command } = Weft::parse();
     let result = match command {
+        Command::Up(args) => up::run(args),
+        Command::Exec(args) => exec::run(args),
+        Command::Internal(args) => internal::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Validate(args) => validate::run(args),
-        Command::Proxy(args) => proxy::run(args, || anyhow::bail!("no playground is running")),
+        Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::App(args) => app::run(args),
     };
     result.unwrap_or_else(|error| {

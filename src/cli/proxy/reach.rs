@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
-use super::pod::KnownPod;
+pub use super::pod::KnownPod;
 use crate::mesh::PodKey;
 
 /// More than any proxy's configuration: what is longer is not Envoy's.

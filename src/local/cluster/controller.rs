@@ -43,6 +43,8 @@ pub enum Input {
     Pod(PodEvent),
     /// It is now this time. Comes before the inputs that it concerns, and at [`Cluster::wakes_at`].
     Tick(Timestamp),
+    /// The user's directory has been read once, whole. Concerns the driver only.
+    Synced,
 }
 
 /// What is to be done, in this order.
@@ -145,6 +147,7 @@ impl Cluster {
                 Input::Deleted(object) => self.deleted(&object),
                 Input::Pod(event) => self.pod_event(event),
                 Input::Tick(now) => self.now = now,
+                Input::Synced => {}
             }
         }
         self.restart_due();

@@ -40,6 +40,8 @@ pub enum Effect {
     },
     /// To be shown to the user.
     Diagnostic(Diagnostic),
+    /// All that [`Input::Synced`] came after has been said.
+    Synced,
 }
 
 /// Whether the driver carries out the service proxy's rules itself.
@@ -102,10 +104,14 @@ impl Driver {
                     probers.pod_event(event);
                 }
             }
+            let synced = batch.contains(&Input::Synced);
             let tick = Input::Tick(Timestamp::now());
             let outputs = self.cluster.apply_all(std::iter::once(tick).chain(batch.drain(..)));
             for output in outputs {
                 self.carry_out(output, &mut probers).await?;
+            }
+            if synced {
+                self.effect(Effect::Synced);
             }
         }
     }

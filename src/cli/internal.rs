@@ -1,0 +1,78 @@
+//! `weft internal`: the processes of which a playground consists. Not for hands.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::logging::{self, LogFormat};
+use crate::local::intercept::{self, Exclusions, SidecarSockets};
+use crate::local::{self, Setup, playground};
+
+/// The processes of which a playground consists
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct Args {
+    #[command(subcommand)]
+    process: Process,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Process {
+    /// Pid 1 of a playground
+    Init {
+        /// What `weft up` was asked for, in JSON
+        setup: String,
+    },
+    /// The playground proper
+    Playground {
+        /// What `weft up` was asked for, in JSON
+        setup: String,
+    },
+    /// A pod
+    Pod {
+        /// Run as the first process of the pod's namespaces
+        #[arg(long)]
+        first: bool,
+    },
+    /// A container's process, before it executes its program
+    Container,
+    /// Load the rules of interception into this network namespace (in Kubernetes: an init container)
+    Intercept {
+        /// The user id that the sidecar runs as
+        #[arg(long, default_value_t = intercept::SIDECAR_UID, conflicts_with = "mark")]
+        uid: u32,
+        /// The mark of the sidecar's sockets, where it has no user id of its own
+        #[arg(long)]
+        mark: Option<u32>,
+        /// Pod annotations weft.dev/exclude-…, as KEY=VALUE
+        #[arg(long = "annotation", value_parser = annotation)]
+        annotations: Vec<(String, String)>,
+    },
+}
+
+/// Runs as one of them.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    logging::init(LogFormat::Text);
+    match args.process {
+        Process::Init { setup } => Ok(local::run_init(&parse(&setup)?)?),
+        Process::Playground { setup } => Ok(playground::run(parse(&setup)?, local::wire)?),
+        Process::Pod { first: false } => Ok(local::start_pod().map(|()| ExitCode::SUCCESS)?),
+        Process::Pod { first: true } => Ok(local::run_pod().map(|()| ExitCode::SUCCESS)?),
+        Process::Container => Ok(local::run_container()?),
+        Process::Intercept { uid, mark, annotations } => {
+            let sockets = mark.map_or(SidecarSockets::Uid(uid), SidecarSockets::Mark);
+            let exclusions = Exclusions::from_annotations(&annotations.into_iter().collect())?;
+            intercept::apply(sockets, &exclusions)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn parse(setup: &str) -> anyhow::Result<Setup> {
+    serde_json::from_str(setup).context("`weft internal` is called by `weft up`, not by hand")
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
