@@ -6,7 +6,9 @@ use anyhow::Context;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 use weft::inspect::proto::inspection_client::InspectionClient;
-use weft::inspect::proto::{Convergence, Diagnostic, GetConvergenceRequest, ListDiagnosticsRequest, ListProxiesRequest, Proxy};
+use weft::inspect::proto::{
+    Convergence, Diagnostic, GetConvergenceRequest, ListDiagnosticsRequest, ListProxiesRequest, Proxy,
+};
 use weft::local::Client;
 use weft::local::node::CONTROL_PLANE_ADMIN;
 
@@ -75,7 +77,11 @@ impl Inspection {
         until("the last proxy's acknowledgement", Duration::from_secs(20), || {
             let Convergence { snapshot, behind, connected, .. } = self.convergence()?;
             let done = snapshot > before && behind == 0;
-            Ok(if done { Ok(start.elapsed()) } else { Err(format!("snapshot {snapshot}, {behind} of {connected} behind")) })
+            Ok(if done {
+                Ok(start.elapsed())
+            } else {
+                Err(format!("snapshot {snapshot}, {behind} of {connected} behind"))
+            })
         })
     }
 }

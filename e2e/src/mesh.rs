@@ -165,7 +165,11 @@ impl Mesh {
         until(&format!("{count} pods of {namespace}/{workload}"), PATIENCE, || {
             let pods = self.pods_of(namespace, workload)?;
             let ready = pods.iter().filter(|pod| pod.ready).count();
-            Ok(if (pods.len(), ready) == (count, count) { Ok(()) } else { Err(format!("{ready} of {} ready", pods.len())) })
+            Ok(if (pods.len(), ready) == (count, count) {
+                Ok(())
+            } else {
+                Err(format!("{ready} of {} ready", pods.len()))
+            })
         })
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::logging::{self, LogFormat};
+use crate::app::duration::HumanDuration;
 use crate::local::{Privilege, Setup, envoy_binary, outer};
 
 /// Run a mesh on this machine, from a directory of Kubernetes YAML
@@ -25,12 +26,15 @@ pub struct Args {
     /// The Envoy to run as sidecar; by default the one of `make setup`, or one on the PATH
     #[arg(long, env = "WEFT_ENVOY")]
     envoy: Option<PathBuf>,
+    /// How long the sidecars' certificates live; they are renewed at about half of that
+    #[arg(long, value_name = "DURATION")]
+    certificate_lifetime: Option<HumanDuration>,
 }
 
 /// Runs until the playground ends. Must be called before this process starts a thread.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     logging::init(LogFormat::Text);
-    let Args { dir, name, envoy } = args;
+    let Args { dir, name, envoy, certificate_lifetime } = args;
     let dir = dir.canonicalize().with_context(|| format!("cannot use the directory {}", dir.display()))?;
     anyhow::ensure!(dir.is_dir(), "{} is not a directory", dir.display());
     let found = envoy_binary::find(envoy.as_deref());
@@ -43,6 +47,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         privilege: Privilege::of_this_process(),
         weft: std::env::current_exe().context("cannot find the weft executable")?,
         envoy: found,
+        serve: certificate_lifetime
+            .map(|lifetime| format!("--certificate-lifetime={}s", lifetime.0.as_secs()))
+            .into_iter()
+            .collect(),
     };
     Ok(outer::run(&setup)?)
 }

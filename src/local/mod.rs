@@ -72,6 +72,8 @@ pub struct Setup {
     pub weft: PathBuf,
     /// The Envoy executable on the host, or why there is none.
     pub envoy: Result<PathBuf, String>,
+    /// More arguments of the control plane, `weft serve`.
+    pub serve: Vec<String>,
 }
 
 /// What goes wrong inside the playground.

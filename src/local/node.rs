@@ -10,11 +10,14 @@
 //! kube-proxy. The pods' gateway is the node's own address, for which the node answers ARP on every interface.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::tools::{Tool, ToolError};
 
 pub use super::cluster::{DNS_ADDRESS as DNS_IP, NODE_ADDRESS as NODE_IP};
+
+/// Where the control plane serves health, metrics and inspection: on the node's address, so that pods may scrape it.
+pub const CONTROL_PLANE_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(NODE_IP), 15014);
 
 /// Why the network could not be made.
 #[derive(Debug, thiserror::Error)]

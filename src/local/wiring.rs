@@ -37,8 +37,6 @@ use crate::source::{DirectorySource, Event};
 const TOKEN_KEY: &str = "/run/weft/token-key.pem";
 /// As the kubelet's default for projected tokens.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
-/// The control plane's admin port. On all addresses of the node: pods may scrape its metrics.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(node::NODE_IP), 15014);
 /// Within this time, the control plane has read a change of the state directory.
 const READ: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(50);
@@ -83,7 +81,8 @@ pub async fn wire(setup: &Setup, pods: Arc<Pods>) -> Result<Wiring, PlaygroundEr
 
     let arguments = ["serve", "--source", &format!("dir:{STATE_DIR}"), "--ca-dir", CA_DIR, "--token-key", TOKEN_KEY];
     let mut arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
-    arguments.extend(["--admin".to_owned(), ADMIN.to_string()]);
+    arguments.extend(["--admin".to_owned(), node::CONTROL_PLANE_ADMIN.to_string()]);
+    arguments.extend(setup.serve.iter().cloned());
     Ok(Wiring {
         effects: effects_seen,
         inputs,
@@ -97,7 +96,11 @@ pub async fn wire(setup: &Setup, pods: Arc<Pods>) -> Result<Wiring, PlaygroundEr
         token_lifetime: TOKEN_LIFETIME,
         root_bundle: PathBuf::from(CA_DIR).join("root.pem"),
         callers_left: Box::new(|_| callers_left()),
-        control_plane: Some(ControlPlaneCommand { program: WEFT_EXE.into(), arguments, readiness: ADMIN }),
+        control_plane: Some(ControlPlaneCommand {
+            program: WEFT_EXE.into(),
+            arguments,
+            readiness: node::CONTROL_PLANE_ADMIN,
+        }),
     })
 }
 
@@ -170,7 +173,9 @@ fn is_ready(state: &Path, pod: &PodKey) -> bool {
 /// wait for.
 fn callers_left() -> BoxFuture<'static, ()> {
     Box::pin(async {
-        let Ok(mut client) = InspectionClient::connect(format!("http://{ADMIN}")).await else { return };
+        let Ok(mut client) = InspectionClient::connect(format!("http://{node::CONTROL_PLANE_ADMIN}")).await else {
+            return;
+        };
         let started = Instant::now();
         loop {
             let Ok(convergence) = client.get_convergence(GetConvergenceRequest::default()).await else { return };

@@ -42,14 +42,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     times.sort_by(f64::total_cmp);
     let at = |percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
-    let result = Result {
-        changes: CHANGES,
-        proxies: pods.len(),
-        p50_ms: at(50),
-        p99_ms: at(99),
-        max_ms: at(100),
-        rss_mb,
-    };
+    let result =
+        Result { changes: CHANGES, proxies: pods.len(), p50_ms: at(50), p99_ms: at(99), max_ms: at(100), rss_mb };
     mesh.stop()?;
     let path = repository().join("target/bench/playground.json");
     std::fs::create_dir_all(path.parent().context("a folder")?)?;

@@ -67,11 +67,7 @@ fn capture(mesh: &Mesh, interface: &str) -> anyhow::Result<Vec<u8>> {
     let null = std::fs::File::open("/dev/null")?;
     let argv = argv.map(str::to_owned).to_vec();
     let (mut messages, stderr) = pipe()?;
-    mesh.client().exec(
-        selector("shop/deploy/frontend")?,
-        argv,
-        [null.as_fd(), writer.as_fd(), stderr.as_fd()],
-    )?;
+    mesh.client().exec(selector("shop/deploy/frontend")?, argv, [null.as_fd(), writer.as_fd(), stderr.as_fd()])?;
     drop((writer, stderr));
     let bytes = reading.join().map_err(|_| anyhow!("the reader of the capture panicked"))??;
     let mut said = String::new();
@@ -91,7 +87,9 @@ pub(super) fn strict(mesh: &Mesh) -> anyhow::Result<Seen> {
 pub(super) fn permissive(mesh: &Mesh) -> anyhow::Result<Seen> {
     const FILE: &str = "mesh.yaml";
     let before = mesh.read(FILE)?;
-    mesh.edit(FILE, |text| text.replace("mode: Strict", "mode: Permissive").replace("mode: Enforce", "mode: Permissive"))?;
+    mesh.edit(FILE, |text| {
+        text.replace("mode: Strict", "mode: Permissive").replace("mode: Enforce", "mode: Permissive")
+    })?;
     let open = [
         mesh.code("outside/stranger", &["http://frontend.shop/"])?,
         mesh.code("outside/stranger", &["tcp://ledger.warehouse:7000"])?,

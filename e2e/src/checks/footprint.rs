@@ -27,7 +27,8 @@ pub(super) fn first_call(mesh: &Mesh) -> anyhow::Result<Seen> {
     // The median of some first calls, each to a destination of its own, body and name resolution included.
     let mut first = (0..9)
         .map(|number| {
-            let summary = mesh.calls("shop/shell", &["http://more-NUMBER/healthz".replace("NUMBER", &number.to_string()).as_str()])?;
+            let summary = mesh
+                .calls("shop/shell", &["http://more-NUMBER/healthz".replace("NUMBER", &number.to_string()).as_str()])?;
             anyhow::ensure!(summary.failed == 0, "{}", summary.said());
             Ok(summary.latency_ms.max)
         })
