@@ -24,6 +24,7 @@ use super::cluster::driver::{Driver, ServiceProxy};
 use super::cluster::probe::Reach;
 use super::cluster::state::StateDir;
 use super::cluster::{Cluster, Config, Input, Object, dns};
+use super::node::CONTROL_PLANE_ADMIN;
 use super::playground::{ControlPlaneCommand, Pods, Wiring};
 use super::{CA_DIR, PlaygroundError, STATE_DIR, Setup, WEFT_EXE, node};
 use crate::ca::Clock;
@@ -81,7 +82,7 @@ pub async fn wire(setup: &Setup, pods: Arc<Pods>) -> Result<Wiring, PlaygroundEr
 
     let arguments = ["serve", "--source", &format!("dir:{STATE_DIR}"), "--ca-dir", CA_DIR, "--token-key", TOKEN_KEY];
     let mut arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
-    arguments.extend(["--admin".to_owned(), node::CONTROL_PLANE_ADMIN.to_string()]);
+    arguments.extend(["--admin".to_owned(), CONTROL_PLANE_ADMIN.to_string()]);
     arguments.extend(setup.serve.iter().cloned());
     Ok(Wiring {
         effects: effects_seen,
@@ -99,7 +100,7 @@ pub async fn wire(setup: &Setup, pods: Arc<Pods>) -> Result<Wiring, PlaygroundEr
         control_plane: Some(ControlPlaneCommand {
             program: WEFT_EXE.into(),
             arguments,
-            readiness: node::CONTROL_PLANE_ADMIN,
+            readiness: CONTROL_PLANE_ADMIN,
         }),
     })
 }
@@ -173,7 +174,7 @@ fn is_ready(state: &Path, pod: &PodKey) -> bool {
 /// wait for.
 fn callers_left() -> BoxFuture<'static, ()> {
     Box::pin(async {
-        let Ok(mut client) = InspectionClient::connect(format!("http://{node::CONTROL_PLANE_ADMIN}")).await else {
+        let Ok(mut client) = InspectionClient::connect(format!("http://{CONTROL_PLANE_ADMIN}")).await else {
             return;
         };
         let started = Instant::now();
