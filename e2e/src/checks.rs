@@ -94,11 +94,13 @@ fn call_chain(mesh: &Mesh) -> anyhow::Result<Seen> {
     Ok(Seen::new(names == ["cart", "catalog", "frontend", "inventory", "ledger"], names.join(", ")))
 }
 
-/// Every `name` in an answer and those nested in it.
+/// Every `name` in an answer and those nested in it. Over TCP, it is the first word of the answer.
 fn names_in(answer: &Value, names: &mut Vec<String>) {
     match answer {
         Value::Object(fields) => {
-            names.extend(fields.get("name").and_then(Value::as_str).map(str::to_owned));
+            let over_tcp = fields.get("url").and_then(Value::as_str).is_some_and(|url| url.starts_with("tcp:"));
+            let text = if over_tcp { fields.get("body") } else { fields.get("name") };
+            names.extend(text.and_then(Value::as_str).and_then(|text| text.split(' ').next()).map(str::to_owned));
             fields.values().for_each(|value| names_in(value, names));
         }
         Value::Array(values) => values.iter().for_each(|value| names_in(value, names)),

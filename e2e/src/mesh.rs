@@ -1,14 +1,17 @@
 //! A mesh on this machine for a test to use: its files, its pods, its control plane.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use weft::local::control::{PodSelector, PodStatus};
+use weft::local::node::CONTROL_PLANE_ADMIN;
 use weft::local::{Client, Options, Playground};
 
 use crate::inspection::Inspection;
@@ -213,15 +216,16 @@ impl Mesh {
     /// # Errors
     /// When it does not answer.
     pub fn admin(&self, pod: &str, path: &str) -> anyhow::Result<String> {
-        let mut socket = self.client().dial(Some(selector(pod)?), ADMIN)?;
-        write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-        if !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.0 200") {
-            bail!("{pod} {path}: {head}");
-        }
-        Ok(body.to_owned())
+        let socket = self.client().dial(Some(selector(pod)?), ADMIN)?;
+        get(socket, path).with_context(|| format!("{pod} {path}"))
+    }
+
+    /// The control plane's metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        get(self.client().dial(None, CONTROL_PLANE_ADMIN)?, "/metrics")
     }
 
     /// The statistics of a sidecar whose names fit the regex.
@@ -248,6 +252,22 @@ impl Mesh {
 pub(crate) fn selector(pod: &str) -> anyhow::Result<PodSelector> {
     let (namespace, pod) = pod.split_once('/').context("NAMESPACE/POD")?;
     Ok(PodSelector::new(namespace, pod))
+}
+
+/// The body of the answer to a GET.
+fn get(socket: std::net::TcpStream, path: &str) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    socket.set_nonblocking(true)?;
+    runtime.block_on(async {
+        let socket = TokioIo::new(tokio::net::TcpStream::from_std(socket)?);
+        let (mut client, connection) = hyper::client::conn::http1::handshake(socket).await?;
+        tokio::spawn(connection);
+        let request = hyper::Request::get(path).header("host", "admin").body(Empty::<Bytes>::new())?;
+        let answer = client.send_request(request).await?;
+        let status = answer.status();
+        let body = String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?;
+        if status.is_success() { Ok(body) } else { bail!("{status}: {body}") }
+    })
 }
 
 fn weft_app_call(arguments: &[&str]) -> Vec<String> {

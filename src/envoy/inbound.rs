@@ -1,12 +1,15 @@
 //! A pod's inbound listener: what arrives over the mesh's TLS, what arrives in clear, and who may do what.
 //!
 //! ```text
-//!  TLS, ALPN weft:HTTP/1.x ─▶ http-1  ┐
-//!  TLS, ALPN weft:HTTP/2   ─▶ http-2  ├─▶ authorisation ─▶ the application
-//!  TLS, ALPN weft:TCP      ─▶ tcp     ┘
+//!  TLS, ALPN weft:HTTP/1.x ─▶ http-1  ┬─▶ authorisation by request (routes) ─▶ the application
+//!  TLS, ALPN weft:HTTP/2   ─▶ http-2  ┘
+//!  TLS, ALPN weft:TCP      ─▶ tcp       ─▶ authorisation by connection ─▶ the application
 //!  in clear, HTTP          ─▶ plaintext-http  (strict: probes only, everything else is 403)
 //!  anything else           ─▶ plaintext       (strict: closed)
 //! ```
+//!
+//! What may be requested stands in the routes and not in the listener: a change of it counts for the next request of
+//! every connection that is open, while connections stay on the listener they came by.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -25,7 +28,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
 };
-use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac as HttpRbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -33,12 +36,13 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, LocalReplyConfig, ResponseMapper,
+    HttpConnectionManager, HttpFilter, LocalReplyConfig, Rds, ResponseMapper,
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
 
-use super::message::{address, boolean, duration, http_filter_any, listener_filter, network_filter};
+use super::message::{address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter};
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT};
 use super::outbound::{HTTP, INSPECTION_TIMEOUT, connection_manager, router, tcp_proxy};
 use super::{rbac, tls};
@@ -51,12 +55,23 @@ const NEEDS_MTLS: &str = "Weft: this workload accepts connections over the mesh'
 /// What a caller reads when no TrafficTarget allows its request. The caller knows all of it already.
 const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SAN% to %REQ(:METHOD)% %REQ(:PATH)% at %DOWNSTREAM_LOCAL_URI_SAN%\n";
 
+/// The filter that authorises requests, by its name in a listener and in routes.
+const HTTP_RBAC: &str = "envoy.filters.http.rbac";
+
 /// Statistics of what enforcement would deny carry this prefix.
 const AUDIT: &str = "audit_";
 
 /// The inbound listener of a pod with this plan.
 pub fn listener(plan: &InboundPlan) -> Listener {
-    let http = |codec| manager(codec, authorize_http(plan), NOT_ALLOWED);
+    let http = |codec| {
+        let routes = RouteSpecifier::Rds(Rds {
+            // A proxy does not serve before it knows whom, however long that takes.
+            config_source: Some(ads(Duration::ZERO)),
+            route_config_name: INBOUND.to_owned(),
+        });
+        // The rules are in the routes.
+        manager(codec, vec![http_filter(HTTP_RBAC, HttpRbac::default())], routes, NOT_ALLOWED)
+    };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(chain_match("tls", alpn)),
@@ -65,10 +80,10 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         ..Default::default()
     };
     let plaintext_http = match plan.mtls {
-        MtlsMode::Permissive => manager(CodecType::Auto, authorize_plaintext(plan), NOT_ALLOWED),
+        MtlsMode::Permissive => manager(CodecType::Auto, authorize_plaintext(plan), fixed_routes(), NOT_ALLOWED),
         MtlsMode::Strict => {
             let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
-            manager(CodecType::Auto, vec![http_filter_any("envoy.filters.http.rbac", probes)], NEEDS_MTLS)
+            manager(CodecType::Auto, vec![http_filter_any(HTTP_RBAC, probes)], fixed_routes(), NEEDS_MTLS)
         }
     };
     let tcp = || {
@@ -115,11 +130,22 @@ fn chain_match(transport_protocol: &str, application_protocols: &[&str]) -> Filt
     }
 }
 
-fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, denied: &str) -> Vec<Filter> {
+/// The routes of what arrives over the mesh's TLS: all to the application, with who may request what.
+pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
+    let rules =
+        http_rbac(plan.authorization, &rbac::http_policies(&plan.allow), |rbac| RbacPerRoute { rbac: Some(rbac) });
+    to_the_application(rules)
+}
+
+fn fixed_routes() -> RouteSpecifier {
+    RouteSpecifier::RouteConfig(to_the_application(None))
+}
+
+fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifier, denied: &str) -> Vec<Filter> {
     filters.push(router());
     let manager = HttpConnectionManager {
         codec_type: codec.into(),
-        route_specifier: Some(RouteSpecifier::RouteConfig(to_the_application())),
+        route_specifier: Some(routes),
         // Whatever the caller claims about certificates is replaced by what its own certificate says.
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
@@ -131,7 +157,7 @@ fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, denied: &str) -> Vec<
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 
-fn to_the_application() -> RouteConfiguration {
+fn to_the_application(rules: Option<Any>) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(INBOUND.to_owned())),
         // The caller's time-out decides.
@@ -149,6 +175,7 @@ fn to_the_application() -> RouteConfiguration {
             name: INBOUND.to_owned(),
             domains: vec!["*".to_owned()],
             routes: vec![everything],
+            typed_per_filter_config: rules.map(|rules| (HTTP_RBAC.to_owned(), rules)).into_iter().collect(),
             ..Default::default()
         }],
         ..Default::default()
@@ -180,26 +207,29 @@ fn explain_refusal(text: &str) -> LocalReplyConfig {
     }
 }
 
-fn authorize_http(plan: &InboundPlan) -> Vec<HttpFilter> {
-    http_rbac(plan.authorization, &rbac::http_policies(&plan.allow))
-}
-
 /// In clear nobody has an identity: under enforcement the probes are all that is left.
 fn authorize_plaintext(plan: &InboundPlan) -> Vec<HttpFilter> {
-    http_rbac(plan.authorization, &rbac::probe_policies(&plan.probes))
+    let rules = http_rbac(plan.authorization, &rbac::probe_policies(&plan.probes), std::convert::identity);
+    rules.map(|rules| http_filter_any(HTTP_RBAC, rules)).into_iter().collect()
 }
 
-fn http_rbac(mode: AuthorizationMode, policies: &[rbac::Named]) -> Vec<HttpFilter> {
-    let config: Any = match mode {
-        AuthorizationMode::Permissive => return Vec::new(),
-        AuthorizationMode::Enforce => rbac::filter(policies, enforce_http),
-        AuthorizationMode::Audit => rbac::filter(policies, |rules| HttpRbac {
-            shadow_rules: Some(rules),
-            shadow_rules_stat_prefix: AUDIT.to_owned(),
-            ..Default::default()
-        }),
-    };
-    vec![http_filter_any("envoy.filters.http.rbac", config)]
+/// The rules in the form that `wrap` gives them; `None` where everything is allowed.
+fn http_rbac<T: Message + Name>(
+    mode: AuthorizationMode,
+    policies: &[rbac::Named],
+    wrap: impl Fn(HttpRbac) -> T,
+) -> Option<Any> {
+    match mode {
+        AuthorizationMode::Permissive => None,
+        AuthorizationMode::Enforce => Some(rbac::filter(policies, |rules| wrap(enforce_http(rules)))),
+        AuthorizationMode::Audit => Some(rbac::filter(policies, |rules| {
+            wrap(HttpRbac {
+                shadow_rules: Some(rules),
+                shadow_rules_stat_prefix: AUDIT.to_owned(),
+                ..Default::default()
+            })
+        })),
+    }
 }
 
 fn enforce_http(rules: envoy_types::pb::envoy::config::rbac::v3::Rbac) -> HttpRbac {

@@ -48,7 +48,7 @@ struct Pod {
 #[derive(Debug)]
 struct Inbound {
     plan: InboundPlan,
-    listener: Arc<Resource>,
+    own: Vec<Arc<Resource>>,
     view: Arc<View>,
 }
 
@@ -222,20 +222,19 @@ impl Translator {
         last: Option<Inbound>,
         changes: &mut Vec<Change>,
     ) -> Inbound {
-        let listener = match &last {
-            Some(last) if last.plan == plan => last.listener.clone(),
-            _ => Arc::new(encode(
-                ResourceType::Listener,
-                names::INBOUND.into(),
-                &inbound::listener(&plan),
-                Some(ObjectRef {
-                    kind: Kind::Pod,
-                    namespace: Some(pod.key.namespace.clone()),
-                    name: pod.key.name.clone(),
-                }),
-            )),
+        let own = match &last {
+            Some(last) if last.plan == plan => last.own.clone(),
+            _ => {
+                let name = pod.key.name.clone();
+                let origin = ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name };
+                let (listener, routes) = (inbound::listener(&plan), inbound::routes(&plan));
+                vec![
+                    Arc::new(encode(ResourceType::Listener, names::INBOUND.into(), &listener, Some(origin.clone()))),
+                    Arc::new(encode(ResourceType::Route, names::INBOUND.into(), &routes, Some(origin))),
+                ]
+            }
         };
-        let view = View { own: vec![listener.clone()], pushed: pushed(world, pod) };
+        let view = View { own: own.clone(), pushed: pushed(world, pod) };
         if let Some(last) = last
             && *last.view == view
         {
@@ -243,7 +242,7 @@ impl Translator {
         }
         let view = Arc::new(view);
         changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Inbound { plan, listener, view }
+        Inbound { plan, own, view }
     }
 
     /// A port number is TCP everywhere unless some Service declares it otherwise.

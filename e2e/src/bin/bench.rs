@@ -3,12 +3,10 @@
 //! All 20 sidecars use the Service whose split changes, so each change goes to all of them. The way includes the
 //! playground's own step, which writes the objects as an API server would. Writes target/bench/playground.json.
 
-use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
-use weft::local::node::CONTROL_PLANE_ADMIN;
 use weft_e2e::mesh::{Mesh, repository};
 
 const CHANGES: usize = 100;
@@ -55,10 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
 /// Of `weft serve`, as its metrics say, in MB.
 fn resident_memory(mesh: &Mesh) -> anyhow::Result<f64> {
-    let mut socket = mesh.client().dial(None, CONTROL_PLANE_ADMIN)?;
-    write!(socket, "GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer)?;
+    let answer = mesh.metrics()?;
     let line = answer.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
     Ok(line.context("process_resident_memory_bytes in /metrics")?.parse::<f64>()? / 1e6)
 }

@@ -95,8 +95,7 @@ fn pods_of_equal_plans_have_equal_listeners_and_equal_plans_equal_bytes() {
         }
         mesh.apply(Object::Pod(cart_pod()));
         mesh.apply(Object::Pod(pod("shop/cart-2", "10.244.0.3")));
-        let of =
-            |key: &str| mesh.translator.pods[&pod_key(key)].inbound.as_ref().expect("meshed").listener.body.clone();
+        let of = |key: &str| mesh.translator.pods[&pod_key(key)].inbound.as_ref().expect("meshed").own[1].body.clone();
         assert_eq!(of("shop/cart-1"), of("shop/cart-2"));
         of("shop/cart-1")
     };

@@ -15,7 +15,7 @@ use crate::local::namespaces::{Carry, bind, cover_run, make_private, unshare};
 /// Carries the [`Process`]: an environment is not shown to other users, as arguments are.
 pub(crate) const PROCESS_VARIABLE: &str = "WEFT_INTERNAL_PROCESS";
 
-/// What a container runtime leaves to root by default (Docker's list), without `NET_RAW`, `MKNOD` and `AUDIT_WRITE`.
+/// What a container runtime leaves to root by default (Docker's list), without `MKNOD` and `AUDIT_WRITE`.
 const APPLICATION: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
@@ -24,6 +24,7 @@ const APPLICATION: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::KILL);
 
