@@ -1,5 +1,7 @@
 //! Every check of the demonstration, on each Envoy that Weft is tested with.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
+
 use std::path::PathBuf;
 
 use weft_e2e::checks::{Setting, run};
