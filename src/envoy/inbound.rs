@@ -42,8 +42,10 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as Netw
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use super::message::{address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter};
-use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT};
+use super::message::{
+    address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
+};
+use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
 use super::outbound::{HTTP, INSPECTION_TIMEOUT, connection_manager, router, tcp_proxy};
 use super::{rbac, tls};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
@@ -103,6 +105,8 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
         filter_chains: vec![
+            refuse(OUTBOUND_PORT),
+            refuse(INBOUND_PORT),
             mesh("http-1", &ALPN_HTTP1, http(CodecType::Http1)),
             mesh("http-2", &[ALPN_HTTP2], http(CodecType::Http2)),
             mesh("tcp", &[ALPN_TCP], tcp()),
@@ -118,6 +122,16 @@ pub fn listener(plan: &InboundPlan) -> Listener {
             filters: tcp(),
             ..Default::default()
         }),
+        ..Default::default()
+    }
+}
+
+/// Closes what is addressed to a port of the sidecar itself, which would otherwise be handed on to it for ever.
+fn refuse(port: u16) -> FilterChain {
+    FilterChain {
+        name: format!("refuse-{port}"),
+        filter_chain_match: Some(FilterChainMatch { destination_port: uint32(port.into()), ..Default::default() }),
+        filters: vec![tcp_proxy(INBOUND, "none", None)],
         ..Default::default()
     }
 }
