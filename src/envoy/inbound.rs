@@ -46,7 +46,7 @@ use super::message::{
     address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
 };
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
-use super::outbound::{HTTP, INSPECTION_TIMEOUT, connection_manager, router, tcp_proxy};
+use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
 use super::{rbac, tls};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
 use crate::policy::InboundPlan;
@@ -59,6 +59,10 @@ const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SA
 
 /// The filter that authorises requests, by its name in a listener and in routes.
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
+
+/// How long a plaintext connection may say nothing before it is taken for a protocol whose server speaks first. The
+/// mesh's own connections begin with TLS at once.
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Statistics of what enforcement would deny carry this prefix.
 const AUDIT: &str = "audit_";
