@@ -152,7 +152,7 @@ impl Session {
             return Ok(());
         };
         let first = !self.types.contains_key(&kind);
-        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
+        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
         if first {
             subscription::check(request.initial_resource_versions.keys())?;
             let versions = request.initial_resource_versions.into_iter();
@@ -178,7 +178,7 @@ impl Session {
             return Ok(());
         };
         let first = !self.types.contains_key(&kind);
-        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
+        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
         held.answered(&self.proxy, &request.response_nonce, error, now);
         // Rules 6 and 7: a first request may carry the nonce of an earlier stream; a later one that is not about the
