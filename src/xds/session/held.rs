@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::Protocol;
 use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::xds::status::Totals;
 use crate::xds::subscription::{Changed, Subscription};
 
 /// What the client has of one name.
@@ -75,10 +76,7 @@ pub(super) struct Refused {
 /// For `ProxyStatus`.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) sent: u64,
-    pub(super) resources_sent: u64,
-    pub(super) acknowledged: u64,
-    pub(super) refused: u64,
+    pub(super) totals: Totals,
     pub(super) last_sent: Option<Instant>,
     pub(super) last_acknowledged: Option<Instant>,
     pub(super) refusal: Option<Refused>,
@@ -252,15 +250,15 @@ impl Held {
         // The next of those to be tried alone may have waited for this answer.
         self.touched |= error.is_some() || self.exceptions.values().any(|exception| exception.alone);
         let Some(message) = error else {
-            self.counters.acknowledged += answered.len() as u64;
+            self.counters.totals.acknowledged += answered.len() as u64;
             self.counters.last_acknowledged = Some(now);
             if self.exceptions.values().all(|e| e.refused.is_none() && !e.alone) {
                 self.counters.refusal = None;
             }
             return;
         };
-        self.counters.acknowledged += answered.len() as u64 - 1;
-        self.counters.refused += 1;
+        self.counters.totals.acknowledged += answered.len() as u64 - 1;
+        self.counters.totals.refused += 1;
         let Some(refused) = answered.pop() else { return };
         let named = refused.items.iter().take(MAX_REFUSAL_NAMES);
         self.counters.refusal = Some(Refused {

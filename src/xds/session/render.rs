@@ -197,8 +197,8 @@ impl Session {
             }
         }
         let nonce = held.next_nonce(snapshot.number());
-        held.counters.sent += 1;
-        held.counters.resources_sent += resources.len() as u64;
+        held.counters.totals.sent += 1;
+        held.counters.totals.resources_sent += resources.len() as u64;
         held.counters.last_sent = Some(now);
         held.outstanding.push_back(Sent { nonce: nonce.clone(), at: now, items, removed: removed.clone() });
         let removed = if self.protocol == Protocol::Delta { removed } else { Vec::new() };
