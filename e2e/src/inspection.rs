@@ -29,6 +29,7 @@ impl Inspection {
     pub fn connect(playground: &Client) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = playground.dial(None, CONTROL_PLANE_ADMIN)?;
+        socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let channel = runtime.block_on(async {
             let mut socket = Some(TokioIo::new(tokio::net::TcpStream::from_std(socket)?));

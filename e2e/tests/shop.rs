@@ -17,7 +17,7 @@ fn weft() -> PathBuf {
 
 fn every_check_holds(name: &'static str, version: &str) {
     let envoy = envoy(version).expect("make setup-all");
-    let report = run(Setting { name, weft: weft(), envoy: Some(envoy) }, |_| ()).expect("the shop runs");
+    let report = run(Setting { name, weft: weft(), envoy: Some(envoy), timed: false }, |_| ()).expect("the shop runs");
     report.write(&repository().join(format!("target/e2e/shop-{version}.json"))).expect("a report");
     assert!(report.holds(), "\n{report}");
 }

@@ -10,9 +10,9 @@ use weft_e2e::mesh::repository;
 
 fn main() -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    println!("Starting the shop: 11 pods, each but one with a stock Envoy beside it …");
+    println!("Starting the shop: ten pods, each but one with a stock Envoy beside it …");
     let weft = std::env::current_exe()?.with_file_name("weft");
-    let report = run(Setting { name: "demo", weft, envoy: None }, |row| {
+    let report = run(Setting { name: "demo", weft, envoy: None, timed: true }, |row| {
         println!("{:5.1} s  {}  {}", start.elapsed().as_secs_f32(), if row.ok { "ok" } else { "NO" }, row.check);
     })?;
     let path = repository().join("target/demo/report.json");
