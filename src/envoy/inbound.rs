@@ -58,8 +58,8 @@ const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SA
 /// The filter that authorises requests, by its name in a listener and in routes.
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 
-/// Statistics of what enforcement would deny carry this prefix.
-const AUDIT: &str = "audit_";
+/// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
+const AUDIT: &str = "audit";
 
 /// The inbound listener of a pod with this plan.
 pub fn listener(plan: &InboundPlan) -> Listener {
@@ -69,8 +69,9 @@ pub fn listener(plan: &InboundPlan) -> Listener {
             config_source: Some(ads(Duration::ZERO)),
             route_config_name: INBOUND.to_owned(),
         });
-        // The rules are in the routes.
-        manager(codec, vec![http_filter(HTTP_RBAC, HttpRbac::default())], routes, NOT_ALLOWED)
+        // The rules are in the routes; what the statistics are called is decided here alone.
+        let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
+        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED)
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
@@ -242,12 +243,12 @@ fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {
         AuthorizationMode::Permissive => return None,
         AuthorizationMode::Enforce => rbac::filter(&policies, |rules| NetworkRbac {
             rules: Some(rules),
-            stat_prefix: "tcp_".to_owned(),
+            stat_prefix: "tcp".to_owned(),
             ..Default::default()
         }),
         AuthorizationMode::Audit => rbac::filter(&policies, |rules| NetworkRbac {
             shadow_rules: Some(rules),
-            stat_prefix: "tcp_".to_owned(),
+            stat_prefix: "tcp".to_owned(),
             shadow_rules_stat_prefix: AUDIT.to_owned(),
             ..Default::default()
         }),
