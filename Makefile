@@ -1,6 +1,6 @@
 # What to run. `make demo` and `make up` are the two to begin with.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo up test e2e lint bench
+.PHONY: help setup setup-all demo up test e2e lint fuzz bench
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,14 @@ lint: ## Check the format, clippy's lints and the licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@e2e/scripts/licences
+
+FUZZ_SECONDS ?= 600
+
+fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low priority
+	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
+	@for target in directory_source xds_session; do \
+		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 bench: setup ## Measure the way from a file to 20 Envoys, into target/bench/
 	cargo build --release --locked --workspace

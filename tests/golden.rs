@@ -2,6 +2,8 @@
 //!
 //! And a stock Envoy takes it: every resource passes `envoy --mode validate` without a warning.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -57,6 +57,7 @@ const TABLE: &[Row] = &[
     ("inspect", &["crate::cli", "anyhow"]),
     ("status", &["crate::cli", "anyhow"]),
     ("local", &["crate::cli", "anyhow"]),
+    ("control_plane", &["crate::cli", "crate::local", "anyhow"]),
     (
         "app",
         &[

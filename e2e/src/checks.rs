@@ -51,6 +51,7 @@ const CHECKS: &[(&str, &str, Check)] = &[
     ("bytes between pods", "the request is readable inside the pod and nowhere between pods", encryption::no_plaintext),
     ("a caller outside the mesh, strict", "refused, while the probes of all pods pass", encryption::strict),
     ("a caller outside the mesh, permissive", "served, and refused again after", encryption::permissive),
+    ("a connection that is silent at first", "its request is served as any other", access::silent_at_first),
     ("denied by default", "HTTP 403, gRPC PERMISSION_DENIED, TCP closed", access::denied),
     ("allowed by TrafficTarget", "HTTP 200, gRPC OK, TCP ok; denied again when the target goes", access::allowed),
     ("HTTP split 90/10", "10 % ± 2 of 2000 requests on v2", split::http),

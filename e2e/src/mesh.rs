@@ -1,7 +1,7 @@
 //! A mesh on this machine for a test to use: its files, its pods, its control plane.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -200,6 +200,25 @@ impl Mesh {
     pub fn code(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let summary = self.calls(pod, arguments)?;
         summary.codes.into_keys().next().context("a call that ended somehow")
+    }
+
+    /// The address that a name stands for in a pod.
+    ///
+    /// # Errors
+    /// When it stands for none.
+    pub fn resolve(&self, pod: &str, name: &str) -> anyhow::Result<IpAddr> {
+        let argv = ["getent", "ahostsv4", name].map(str::to_owned).to_vec();
+        let (_, text) = self.client().output(selector(pod)?, argv)?;
+        let address = text.split_whitespace().next().with_context(|| format!("{name} in {pod}"))?;
+        Ok(address.parse()?)
+    }
+
+    /// A connection from inside a pod.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn dial(&self, pod: &str, to: SocketAddr) -> anyhow::Result<TcpStream> {
+        Ok(self.client().dial(Some(selector(pod)?), to)?)
     }
 
     /// Calls that go on until they are stopped.

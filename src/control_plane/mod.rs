@@ -143,7 +143,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let streams = server.registry();
     let mut registry = Registry::default();
     let minted = secrets.clone();
-    metrics::register_gauges(&mut registry, streams.clone(), move || minted.minted());
+    metrics::register(&mut registry, streams.clone(), move || minted.minted());
     let admin = Admin {
         proxies: streams.clone(),
         mesh,

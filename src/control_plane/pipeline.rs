@@ -89,12 +89,12 @@ impl Pipeline {
             tokio::pin!(gather);
             loop {
                 tokio::select! {
-                    biased;
+                    biased; // the time is a bound: a storm that does not end is published all the same
+                    () = &mut gather => break,
                     more = self.batches.recv() => match more {
                         Some(batch) => self.take_in(batch, &mut dirty),
                         None => break,
                     },
-                    () = &mut gather => break,
                 }
             }
             if !dirty.is_empty() {

@@ -42,9 +42,11 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as Netw
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use super::message::{address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter};
-use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT};
-use super::outbound::{HTTP, INSPECTION_TIMEOUT, connection_manager, router, tcp_proxy};
+use super::message::{
+    address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
+};
+use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
+use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
 use super::{rbac, tls};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
 use crate::policy::InboundPlan;
@@ -57,6 +59,10 @@ const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SA
 
 /// The filter that authorises requests, by its name in a listener and in routes.
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
+
+/// How long a plaintext connection may say nothing before it is taken for a protocol whose server speaks first. The
+/// mesh's own connections begin with TLS at once.
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
 const AUDIT: &str = "audit";
@@ -104,6 +110,8 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
         filter_chains: vec![
+            refuse(OUTBOUND_PORT),
+            refuse(INBOUND_PORT),
             mesh("http-1", &ALPN_HTTP1, http(CodecType::Http1)),
             mesh("http-2", &[ALPN_HTTP2], http(CodecType::Http2)),
             mesh("tcp", &[ALPN_TCP], tcp()),
@@ -119,6 +127,16 @@ pub fn listener(plan: &InboundPlan) -> Listener {
             filters: tcp(),
             ..Default::default()
         }),
+        ..Default::default()
+    }
+}
+
+/// Closes what is addressed to a port of the sidecar itself, which would otherwise be handed on to it for ever.
+fn refuse(port: u16) -> FilterChain {
+    FilterChain {
+        name: format!("refuse-{port}"),
+        filter_chain_match: Some(FilterChainMatch { destination_port: uint32(port.into()), ..Default::default() }),
+        filters: vec![tcp_proxy(INBOUND, "none", None)],
         ..Default::default()
     }
 }

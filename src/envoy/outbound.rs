@@ -55,9 +55,6 @@ use super::names::{
 /// How long a first call waits for its destination before it fails.
 pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may say nothing before it is taken for a protocol whose server speaks first.
-pub(super) const INSPECTION_TIMEOUT: Duration = Duration::from_millis(1000);
-
 /// What the HTTP inspector recognises.
 pub(super) const HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
@@ -91,8 +88,10 @@ pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_PORT)),
         traffic_direction: TrafficDirection::Outbound.into(),
         listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", OriginalDst {}), inspector],
-        listener_filters_timeout: duration(INSPECTION_TIMEOUT),
-        continue_on_listener_filters_timeout: true,
+        // A connection is looked at when it says something, however late: HTTP clients keep connections in store, and
+        // one that were taken for TCP after a time would be refused where only requests are allowed. Ports whose
+        // server speaks first are not inspected.
+        listener_filters_timeout: duration(Duration::ZERO),
         filter_chains,
         default_filter_chain: Some(FilterChain {
             name: PASSTHROUGH.to_owned(),

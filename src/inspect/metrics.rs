@@ -1,70 +1,19 @@
-//! Prometheus metrics. No label takes its values from the mesh's objects, so the number of series is fixed.
+//! Prometheus metrics, read when a scrape asks for them. No label takes its values from the mesh's objects, so the number
+//! of series is fixed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::snapshot::ResourceType;
-use crate::xds::status::Proxies;
-
-/// Counts what the xDS server sends and hears; clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct XdsCounters {
-    responses: Family<ResponseLabels, Counter>,
-    resources: Family<TypeLabel, Counter>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ResponseLabels {
-    r#type: &'static str,
-    /// `sent`, `acknowledged` or `refused`.
-    event: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct TypeLabel {
-    r#type: &'static str,
-}
-
-impl XdsCounters {
-    /// Counters that are shown with `registry`'s metrics.
-    pub fn register(registry: &mut Registry) -> Self {
-        let counters = Self::default();
-        registry.register(
-            "weft_xds_responses",
-            "Responses by type and by what became of them",
-            counters.responses.clone(),
-        );
-        registry.register("weft_xds_resources_sent", "Resources in the responses sent", counters.resources.clone());
-        counters
-    }
-
-    /// A response with this many resources was sent.
-    pub fn sent(&self, kind: ResourceType, resources: usize) {
-        self.count(kind, "sent");
-        self.resources.get_or_create(&TypeLabel { r#type: label(kind) }).inc_by(resources as u64);
-    }
-
-    /// A proxy acknowledged a response.
-    pub fn acknowledged(&self, kind: ResourceType) {
-        self.count(kind, "acknowledged");
-    }
-
-    /// A proxy refused a response.
-    pub fn refused(&self, kind: ResourceType) {
-        self.count(kind, "refused");
-    }
-
-    fn count(&self, kind: ResourceType, event: &'static str) {
-        self.responses.get_or_create(&ResponseLabels { r#type: label(kind), event }).inc();
-    }
-}
+use crate::xds::status::{Proxies, Totals};
 
 fn label(kind: ResourceType) -> &'static str {
     match kind {
@@ -76,13 +25,9 @@ fn label(kind: ResourceType) -> &'static str {
     }
 }
 
-/// Adds what is read when a scrape asks for it: connected proxies, refusals that hold, certificates minted (as
-/// `minted` says), resident memory.
-pub fn register_gauges(
-    registry: &mut Registry,
-    proxies: Arc<dyn Proxies>,
-    minted: impl Fn() -> u64 + Send + Sync + 'static,
-) {
+/// Adds what the xDS server sent and heard, connected proxies, refusals that hold, certificates minted (as `minted`
+/// says), resident memory.
+pub fn register(registry: &mut Registry, proxies: Arc<dyn Proxies>, minted: impl Fn() -> u64 + Send + Sync + 'static) {
     registry.register_collector(Box::new(AtScrape { proxies, minted: Box::new(minted) }));
 }
 
@@ -99,6 +44,7 @@ impl fmt::Debug for AtScrape {
 
 impl Collector for AtScrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_totals(&mut encoder, &self.proxies.totals())?;
         let proxies = self.proxies.proxies();
         let refusing =
             proxies.iter().filter(|proxy| proxy.types.values().any(|status| status.refusal.is_some())).count();
@@ -115,6 +61,24 @@ impl Collector for AtScrape {
         let name = "weft_ca_certificates_minted";
         minted.encode(encoder.encode_descriptor(name, "Workload certificates minted", None, minted.metric_type())?)
     }
+}
+
+fn encode_totals(encoder: &mut DescriptorEncoder<'_>, totals: &BTreeMap<ResourceType, Totals>) -> fmt::Result {
+    let (name, help) = ("weft_xds_responses", "Responses by type and by what became of them");
+    let mut responses = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (kind, totals) in totals {
+        let events = [("sent", totals.sent), ("acknowledged", totals.acknowledged), ("refused", totals.refused)];
+        for (event, count) in events {
+            let labels = [("type", label(*kind)), ("event", event)];
+            ConstCounter::new(count).encode(responses.encode_family(&labels)?)?;
+        }
+    }
+    let (name, help) = ("weft_xds_resources_sent", "Resources in the responses sent");
+    let mut resources = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (kind, totals) in totals {
+        ConstCounter::new(totals.resources_sent).encode(resources.encode_family(&[("type", label(*kind))])?)?;
+    }
+    Ok(())
 }
 
 /// `VmRSS` of proc_pid_status(5); `None` where there is no /proc.

@@ -21,10 +21,10 @@ use super::tools::{Tool, ToolError};
 pub const SIDECAR_UID: u32 = 1337;
 /// The mark on the sidecar's sockets, where it has no user id of its own.
 pub const SIDECAR_MARK: u32 = 0x539;
-/// The port to which outbound connections are redirected.
-pub const OUTBOUND_PORT: u16 = 15001;
 /// The port to which inbound connections are redirected.
-pub const INBOUND_PORT: u16 = 15006;
+pub use crate::envoy::names::INBOUND_PORT;
+/// The port to which outbound connections are redirected.
+pub use crate::envoy::names::OUTBOUND_PORT;
 /// Ports of the sidecar itself, never redirected on their way in: admin, health and metrics, readiness.
 pub const SIDECAR_PORTS: [u16; 3] = [15000, 15020, 15021];
 

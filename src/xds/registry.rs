@@ -1,16 +1,17 @@
 //! Which proxies are connected, and up to which snapshot all of them have answered.
 //!
 //! One entry per live stream, so it is as large as the mesh is connected and no larger: nothing is kept of past
-//! snapshots or of streams that ended.
+//! snapshots, and of streams that ended only the sums. What a proxy has is asked of its session when somebody looks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::status::{Proxies, ProxyStatus};
-use crate::snapshot::Snapshot;
+use super::session::Session;
+use super::status::{Proxies, ProxyStatus, Totals};
+use crate::snapshot::{ResourceType, Snapshot};
 
 /// All connected proxies have answered everything of this snapshot and those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,12 +36,15 @@ struct State {
     streams: BTreeMap<u64, Entry>,
     /// How many streams have settled at each snapshot, so that the slowest is found without asking all.
     behind: BTreeMap<u64, usize>,
+    /// The sums over the streams that ended.
+    ended: BTreeMap<ResourceType, Totals>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    status: ProxyStatus,
-    settled: u64,
+    /// Without its types, which the session tells.
+    about: ProxyStatus,
+    session: Arc<Mutex<Session>>,
 }
 
 impl Registry {
@@ -53,12 +57,12 @@ impl Registry {
     /// answer: it is seen in the proxy's status.
     pub fn pending(&self) -> usize {
         let newest = self.newest();
-        self.lock().behind.range(..newest).map(|(_, count)| count).sum()
+        lock(&self.state).behind.range(..newest).map(|(_, count)| count).sum()
     }
 
     /// Whether snapshot `number` is published and every connected proxy has answered all of it.
     pub fn converged(&self, number: u64) -> bool {
-        self.newest() >= number && self.lock().behind.range(..number).next().is_none()
+        self.newest() >= number && lock(&self.state).behind.range(..number).next().is_none()
     }
 
     /// Tells of each advance of what all connected proxies have answered; the newest value stands for those before.
@@ -66,22 +70,18 @@ impl Registry {
         self.acknowledged.subscribe()
     }
 
-    /// Enters a stream until the guard is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, status: ProxyStatus) -> Registration {
-        let mut state = self.lock();
+    /// Enters a stream until the guard is dropped. `about` says whose it is; its types are asked of `session`.
+    pub(crate) fn enter(self: &Arc<Self>, about: ProxyStatus, session: Arc<Mutex<Session>>) -> Registration {
+        let mut state = lock(&self.state);
         let key = state.next;
         state.next += 1;
-        state.streams.insert(key, Entry { status, settled: 0 });
+        state.streams.insert(key, Entry { about, session });
         *state.behind.entry(0).or_default() += 1;
-        Registration { registry: self.clone(), key }
+        Registration { registry: self.clone(), key, settled: 0 }
     }
 
     fn newest(&self) -> u64 {
         self.snapshots.borrow().as_ref().map_or(0, |snapshot| snapshot.number())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes how far the slowest stream is, if that is further than before.
@@ -99,9 +99,25 @@ impl Registry {
 
 impl Proxies for Registry {
     fn proxies(&self) -> Vec<ProxyStatus> {
-        let mut proxies: Vec<_> = self.lock().streams.values().map(|entry| entry.status.clone()).collect();
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let when = |at: Instant| wall.checked_sub(now.saturating_duration_since(at)).unwrap_or(wall);
+        let entry = |entry: &Entry| (entry.about.clone(), entry.session.clone());
+        let streams: Vec<_> = lock(&self.state).streams.values().map(entry).collect();
+        let mut proxies: Vec<_> = streams
+            .into_iter()
+            .map(|(about, session)| ProxyStatus { types: lock(&session).status(when), ..about })
+            .collect();
         proxies.sort_by(|a, b| a.proxy.cmp(&b.proxy));
         proxies
+    }
+
+    fn totals(&self) -> BTreeMap<ResourceType, Totals> {
+        let state = lock(&self.state);
+        let mut totals = state.ended.clone();
+        let sessions: Vec<_> = state.streams.values().map(|entry| entry.session.clone()).collect();
+        drop(state);
+        sessions.iter().for_each(|session| add(&mut totals, &lock(session)));
+        totals
     }
 }
 
@@ -110,31 +126,42 @@ impl Proxies for Registry {
 pub(crate) struct Registration {
     registry: Arc<Registry>,
     key: u64,
+    settled: u64,
 }
 
 impl Registration {
-    /// Shows the stream's `types`, and that it has settled at snapshot `settled` if it has.
-    pub(crate) fn update(&self, update: impl FnOnce(&mut ProxyStatus), settled: Option<u64>) {
-        let mut state = self.registry.lock();
-        let State { streams, behind, .. } = &mut *state;
-        let Some(entry) = streams.get_mut(&self.key) else { return };
-        update(&mut entry.status);
-        let Some(settled) = settled.filter(|settled| *settled > entry.settled) else { return };
-        leave(behind, entry.settled);
-        *behind.entry(settled).or_default() += 1;
-        entry.settled = settled;
+    /// The stream has answered everything up to snapshot `number`.
+    pub(crate) fn settle(&mut self, number: u64) {
+        if number <= self.settled {
+            return;
+        }
+        let mut state = lock(&self.registry.state);
+        leave(&mut state.behind, self.settled);
+        *state.behind.entry(number).or_default() += 1;
+        self.settled = number;
         self.registry.advance(&state);
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut state = self.registry.lock();
+        let mut state = lock(&self.registry.state);
         if let Some(entry) = state.streams.remove(&self.key) {
-            leave(&mut state.behind, entry.settled);
+            add(&mut state.ended, &lock(&entry.session));
+            leave(&mut state.behind, self.settled);
             self.registry.advance(&state);
         }
     }
+}
+
+fn add(totals: &mut BTreeMap<ResourceType, Totals>, session: &Session) {
+    session.totals().for_each(|(kind, more)| *totals.entry(kind).or_default() += more);
+}
+
+/// Locks what a panic of one stream must not close to the others. A registry's lock may be held while a session's is
+/// taken, never the other way round.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn leave(behind: &mut BTreeMap<u64, usize>, settled: u64) {

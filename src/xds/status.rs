@@ -1,6 +1,7 @@
 //! What the server knows of each connected proxy, as plain data for the inspection API.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::time::SystemTime;
 
 use crate::mesh::{ProxyId, SpiffeId};
@@ -63,8 +64,33 @@ pub struct Refusal {
     pub resources: Vec<(ResourceName, Version)>,
 }
 
+/// What was said and heard of one type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Responses sent.
+    pub sent: u64,
+    /// Resources in those responses.
+    pub resources_sent: u64,
+    /// Responses acknowledged.
+    pub acknowledged: u64,
+    /// Responses refused.
+    pub refused: u64,
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.resources_sent += other.resources_sent;
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+    }
+}
+
 /// Whoever can tell the status of the connected proxies.
 pub trait Proxies: Send + Sync {
     /// All connected proxies, ordered by id.
     fn proxies(&self) -> Vec<ProxyStatus>;
+
+    /// The sums over all streams since the server started, ended ones included.
+    fn totals(&self) -> BTreeMap<ResourceType, Totals>;
 }

@@ -7,7 +7,7 @@
 //!  time     ─┘
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
-use super::registry::{Registration, Registry};
+use super::registry::{Registration, Registry, lock};
 use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
 use super::subscription::SubscriptionError;
@@ -90,7 +90,7 @@ pub(crate) async fn serve<R: Request>(
     let node = first.node().ok_or(NodeError::Missing).map_err(refuse_node)?;
     let proxy = auth::admit(&identity, &node.id).map_err(refuse_node)?;
     tracing::info!(%proxy, identity = %identity.spiffe, peer, delta = R::PROTOCOL == Protocol::Delta, "proxy connected");
-    let registration = shared.registry.enter(ProxyStatus {
+    let about = ProxyStatus {
         proxy: proxy.clone(),
         identity: identity.spiffe.clone(),
         peer,
@@ -98,18 +98,20 @@ pub(crate) async fn serve<R: Request>(
         connected_at: SystemTime::now(),
         delta: R::PROTOCOL == Protocol::Delta,
         types: Default::default(),
-    });
+    };
     let secrets = shared.secrets.clone();
-    let mut session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
-    let ended = run(&shared, &mut session, &registration, first, requests, responses).await;
+    let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
+    let session = Arc::new(Mutex::new(session));
+    let registration = shared.registry.enter(about, session.clone());
+    let ended = run(&shared, &session, registration, first, requests, responses).await;
     tracing::info!(%proxy, reason = ended.as_ref().err().map(|status| status.message()), "proxy disconnected");
     ended
 }
 
 async fn run<R: Request>(
     shared: &Shared,
-    session: &mut Session,
-    registration: &Registration,
+    session: &Mutex<Session>,
+    mut registration: Registration,
     first: R,
     mut requests: Streaming<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
@@ -118,31 +120,36 @@ async fn run<R: Request>(
     let mut secrets = shared.secrets.changes();
     let mut secrets_live = true;
     if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-        session.publish(snapshot);
+        lock(session).publish(snapshot);
     }
-    first.apply(session, Instant::now()).map_err(refuse_request)?;
+    first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
     let mut more = true; // there may be something to say
     loop {
-        let deadline = session.deadline(Instant::now());
+        let deadline = lock(session).deadline(Instant::now());
         tokio::select! {
             () = shared.shutdown.cancelled() => return Err(draining()),
             room = responses.reserve(), if more => {
                 let Ok(room) = room else { return Ok(()) }; // the client went away
-                match session.poll(Instant::now()) {
+                let (response, settled) = {
+                    let mut session = lock(session);
+                    (session.poll(Instant::now()), session.settled())
+                };
+                if let Some(number) = settled {
+                    registration.settle(number);
+                }
+                match response {
                     Some(response) => room.send(Ok(wire::encode(R::PROTOCOL, response))),
                     None => more = false,
                 }
-                // What was sent or found to be the same is shown at once; a stream that waits has shown everything.
-                show(session, registration);
                 continue;
             }
             request = requests.message() => {
                 let Some(request) = request? else { return Ok(()) };
-                request.apply(session, Instant::now()).map_err(refuse_request)?;
+                request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
                 for _ in 1..BATCH {
                     let Some(request) = requests.message().now_or_never() else { break };
                     let Some(request) = request? else { return Ok(()) };
-                    request.apply(session, Instant::now()).map_err(refuse_request)?;
+                    request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
                 }
             }
             changed = snapshots.changed() => {
@@ -150,11 +157,11 @@ async fn run<R: Request>(
                     return Err(draining()); // whoever publishes has ended
                 }
                 if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-                    session.publish(snapshot);
+                    lock(session).publish(snapshot);
                 }
             }
             changed = secrets.changed(), if secrets_live => match changed {
-                Ok(()) => session.secrets_changed(),
+                Ok(()) => lock(session).secrets_changed(),
                 Err(_) => secrets_live = false,
             },
             () = sleep_until(deadline) => {}
@@ -168,12 +175,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn show(session: &Session, registration: &Registration) {
-    let (now, wall) = (Instant::now(), SystemTime::now());
-    let when = |at: Instant| wall.checked_sub(now.saturating_duration_since(at)).unwrap_or(wall);
-    registration.update(|status| status.types = session.status(when), session.settled());
 }
 
 fn version(node: &Node) -> String {

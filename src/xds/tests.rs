@@ -17,7 +17,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::service::ServeError;
-use super::status::Proxies;
+use super::status::{Proxies, Totals};
 use super::testing::*;
 use super::{Registry, Server};
 use crate::snapshot::ResourceType::{Cluster, Endpoints, Secret};
@@ -160,6 +160,8 @@ async fn a_change_reaches_the_proxy_and_its_acknowledgement_the_registry() {
     drop(proxy);
     rig.stop().await;
     assert_eq!(registry.proxies(), []);
+    let clusters = Totals { sent: 2, resources_sent: 2, acknowledged: 2, refused: 0 };
+    assert_eq!(registry.totals()[&Cluster], clusters, "the sums outlive the stream");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Who may call whom.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -21,6 +24,19 @@ pub(super) fn denied(mesh: &Mesh) -> anyhow::Result<Seen> {
     Ok(Seen::new(codes == ["403", "403", "PERMISSION_DENIED", "closed"], codes.join(", ")))
 }
 
+/// HTTP clients keep connections in store. One that says nothing for a while is HTTP all the same.
+pub(super) fn silent_at_first(mesh: &Mesh) -> anyhow::Result<Seen> {
+    let catalog = mesh.resolve("shop/shell", "catalog")?;
+    let mut connection = mesh.dial("shop/shell", SocketAddr::new(catalog, 80))?;
+    // The time is the subject: no condition stands for it.
+    std::thread::sleep(Duration::from_millis(1500));
+    connection.write_all(b"GET /healthz HTTP/1.1\r\nhost: catalog\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let status = answer.lines().next().unwrap_or("nothing").to_owned();
+    Ok(Seen::new(status == "HTTP/1.1 200 OK", status))
+}
+
 /// And more, while a target says so.
 pub(super) fn allowed(mesh: &Mesh) -> anyhow::Result<Seen> {
     let read = mesh.code("shop/shell", &["http://catalog/"])?;
@@ -37,7 +53,7 @@ pub(super) fn allowed(mesh: &Mesh) -> anyhow::Result<Seen> {
 pub(super) const TARGETS: &str = "allow-shell.yaml";
 
 /// Puts [`TARGETS`] in force.
-pub(super) fn allow(mesh: &Mesh) -> anyhow::Result<std::time::Duration> {
+pub(super) fn allow(mesh: &Mesh) -> anyhow::Result<Duration> {
     let path = repository().join("examples/shop-steps").join(TARGETS);
     mesh.write(TARGETS, &fs::read_to_string(&path).with_context(|| path.display().to_string())?)
 }

@@ -6,7 +6,8 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::Seen;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, PATIENCE};
+use crate::until;
 
 /// As many Services as this come on top.
 const MORE: usize = 500;
@@ -24,11 +25,14 @@ pub(super) fn first_call(mesh: &Mesh) -> anyhow::Result<Seen> {
         )?;
     }
     mesh.write(FILE, &text)?;
+    until("the last of them to be called", PATIENCE, || {
+        let code = mesh.code("shop/shell", &[&format!("http://more-{}/healthz", MORE - 1)])?;
+        Ok(if code == "200" { Ok(()) } else { Err(code) })
+    })?;
     // The median of some first calls, each to a destination of its own, body and name resolution included.
     let mut first = (0..9)
         .map(|number| {
-            let summary = mesh
-                .calls("shop/shell", &["http://more-NUMBER/healthz".replace("NUMBER", &number.to_string()).as_str()])?;
+            let summary = mesh.calls("shop/shell", &[&format!("http://more-{number}/healthz")])?;
             anyhow::ensure!(summary.failed == 0, "{}", summary.said());
             Ok(summary.latency_ms.max)
         })

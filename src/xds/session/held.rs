@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Protocol;
 use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::xds::status::Totals;
 use crate::xds::subscription::{Changed, Subscription};
 
 /// What the client has of one name.
@@ -74,10 +76,7 @@ pub(super) struct Refused {
 /// For `ProxyStatus`.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) sent: u64,
-    pub(super) resources_sent: u64,
-    pub(super) acknowledged: u64,
-    pub(super) refused: u64,
+    pub(super) totals: Totals,
     pub(super) last_sent: Option<Instant>,
     pub(super) last_acknowledged: Option<Instant>,
     pub(super) refusal: Option<Refused>,
@@ -87,6 +86,8 @@ pub(super) struct Counters {
 #[derive(Debug)]
 pub(super) struct Held {
     kind: ResourceType,
+    /// Whether a response states everything, so that absence deletes (rule 10).
+    pub(super) complete: bool,
     pub(super) subscription: Subscription,
     pub(super) base: Option<Arc<Snapshot>>,
     pub(super) exceptions: BTreeMap<ResourceName, Exception>,
@@ -110,9 +111,10 @@ const MAX_REFUSAL_TEXT: usize = 4_096;
 const MAX_REFUSAL_NAMES: usize = 100;
 
 impl Held {
-    pub(super) fn new(kind: ResourceType) -> Self {
+    pub(super) fn new(kind: ResourceType, protocol: Protocol) -> Self {
         Self {
             kind,
+            complete: protocol == Protocol::StateOfTheWorld && kind.has_wildcard(),
             subscription: Subscription::default(),
             base: None,
             exceptions: BTreeMap::new(),
@@ -151,6 +153,8 @@ impl Held {
                 }
             }
             self.base = None;
+            // What is on its way is kept by a client that wants everything when it comes.
+            self.due.extend(self.outstanding.iter().flat_map(|sent| &sent.items).map(|item| item.name.clone()));
         } else if changed.wildcard_asked {
             // Asked for again, and so answered as names are (rule 16).
             self.due.extend(self.base.iter().flat_map(|base| base.wildcard(proxy, self.kind)));
@@ -246,15 +250,15 @@ impl Held {
         // The next of those to be tried alone may have waited for this answer.
         self.touched |= error.is_some() || self.exceptions.values().any(|exception| exception.alone);
         let Some(message) = error else {
-            self.counters.acknowledged += answered.len() as u64;
+            self.counters.totals.acknowledged += answered.len() as u64;
             self.counters.last_acknowledged = Some(now);
             if self.exceptions.values().all(|e| e.refused.is_none() && !e.alone) {
                 self.counters.refusal = None;
             }
             return;
         };
-        self.counters.acknowledged += answered.len() as u64 - 1;
-        self.counters.refused += 1;
+        self.counters.totals.acknowledged += answered.len() as u64 - 1;
+        self.counters.totals.refused += 1;
         let Some(refused) = answered.pop() else { return };
         let named = refused.items.iter().take(MAX_REFUSAL_NAMES);
         self.counters.refusal = Some(Refused {
@@ -262,7 +266,11 @@ impl Held {
             message: message.chars().take(MAX_REFUSAL_TEXT).collect(),
             resources: named.map(|item| (item.name.clone(), item.version)).collect(),
         });
-        if !refused.items.is_empty() {
+        if self.complete {
+            // Nor need anything else of it have been applied, such as a removal: what is good is stated once more, if no
+            // response is on its way that does so.
+            self.answer |= !refused.items.is_empty() && self.outstanding.is_empty();
+        } else if !refused.items.is_empty() {
             // Whether the removals beside them were applied is not known: they are said again. If nothing but removals
             // was refused, saying them again would be refused again.
             let (wildcard, names) = (self.subscription.wildcard(), self.subscription.names());

@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 
 use self::held::Held;
 use super::auth::Secrets;
-use super::status::{Refusal, TypeStatus};
+use super::status::{Refusal, Totals, TypeStatus};
 use super::subscription::{self, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
@@ -152,7 +152,7 @@ impl Session {
             return Ok(());
         };
         let first = !self.types.contains_key(&kind);
-        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
+        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
         if first {
             subscription::check(request.initial_resource_versions.keys())?;
             let versions = request.initial_resource_versions.into_iter();
@@ -178,7 +178,7 @@ impl Session {
             return Ok(());
         };
         let first = !self.types.contains_key(&kind);
-        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind));
+        let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
         held.answered(&self.proxy, &request.response_nonce, error, now);
         // Rules 6 and 7: a first request may carry the nonce of an earlier stream; a later one that is not about the
@@ -243,10 +243,10 @@ impl Session {
             subscribed: held.subscription.names().len(),
             wildcard: held.subscription.wildcard(),
             resources: held.count,
-            sent: held.counters.sent,
-            resources_sent: held.counters.resources_sent,
-            acknowledged: held.counters.acknowledged,
-            refused: held.counters.refused,
+            sent: held.counters.totals.sent,
+            resources_sent: held.counters.totals.resources_sent,
+            acknowledged: held.counters.totals.acknowledged,
+            refused: held.counters.totals.refused,
             last_sent: held.counters.last_sent.map(&when),
             last_acknowledged: held.counters.last_acknowledged.map(&when),
             pending: !held.outstanding.is_empty(),
@@ -257,6 +257,11 @@ impl Session {
             }),
         };
         self.types.iter().map(|(kind, held)| (*kind, status(held))).collect()
+    }
+
+    /// What was said and heard on this stream so far.
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (ResourceType, Totals)> {
+        self.types.iter().map(|(kind, held)| (*kind, held.counters.totals))
     }
 
     /// Until when listeners and routes wait for clusters to be acknowledged.

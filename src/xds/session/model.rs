@@ -113,6 +113,9 @@ impl Model {
             Step::Publish(changes) => {
                 self.snapshot = Arc::new(self.snapshot.with(changes));
                 self.session.publish(self.snapshot.clone());
+                if !self.delta() {
+                    self.excuse_kept();
+                }
             }
             Step::Subscribe(kind, add, drop) => self.subscribe(kind, &add, &drop),
             Step::Wildcard(kind, on) => self.wildcard(kind, on),
@@ -131,6 +134,15 @@ impl Model {
 
     fn excuse(&mut self, kind: ResourceType, name: &str) {
         self.excused.insert((kind, name.to_owned()));
+    }
+
+    /// What state of the world cannot remove, the client keeps and the server forgets (rule 11).
+    fn excuse_kept(&mut self) {
+        for (kind, name) in [Endpoints, Route].into_iter().flat_map(|kind| NAMES.map(|name| (kind, name))) {
+            if self.snapshot.get(&proxy(), kind, &name.into()).is_none() {
+                self.excuse(kind, name);
+            }
+        }
     }
 
     fn subscribe(&mut self, kind: ResourceType, add: &[&str], drop: &[&str]) {

@@ -38,7 +38,7 @@ impl Session {
             return None;
         }
         let mut plan = self.compare(kind, held, snapshot);
-        let complete = self.complete(kind);
+        let complete = held.complete;
         let delta = self.protocol == Protocol::Delta;
         let held = self.types.get_mut(&kind)?;
         held.base = Some(snapshot.clone());
@@ -87,8 +87,8 @@ impl Session {
                 None => kind == ResourceType::Route, // a listener may have its routes inside
             });
         for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
-            let complete = self.complete(kind);
             let Some(held) = self.types.get_mut(&kind) else { continue };
+            let complete = held.complete;
             let due = held.exceptions.iter().filter(|(_, e)| e.leaving.is_some_and(|at| unused || at <= now));
             let removed: Vec<_> = due.map(|(name, _)| name.clone()).collect();
             if removed.is_empty() || held.outstanding.len() >= MAX_OUTSTANDING {
@@ -169,11 +169,6 @@ impl Session {
         names.iter().filter_map(|name| held.has(&self.proxy, name)?.content).collect()
     }
 
-    /// Whether a response of this type states everything, so that absence deletes (rule 10).
-    fn complete(&self, kind: ResourceType) -> bool {
-        self.protocol == Protocol::StateOfTheWorld && kind.has_wildcard()
-    }
-
     /// Whether removals wait for routes. State of the world cannot remove endpoints at all (rule 11).
     fn defers(&self, kind: ResourceType) -> bool {
         match kind {
@@ -192,9 +187,8 @@ impl Session {
         mut items: Vec<Item>,
         now: Instant,
     ) -> Option<Response> {
-        let complete = self.complete(kind);
         let held = self.types.get_mut(&kind)?;
-        if complete {
+        if held.complete {
             // It states what is on its way already once more, and may be refused for it.
             for earlier in held.outstanding.iter().rev().flat_map(|sent| &sent.items) {
                 if !items.iter().any(|item| item.name == earlier.name) {
@@ -203,8 +197,8 @@ impl Session {
             }
         }
         let nonce = held.next_nonce(snapshot.number());
-        held.counters.sent += 1;
-        held.counters.resources_sent += resources.len() as u64;
+        held.counters.totals.sent += 1;
+        held.counters.totals.resources_sent += resources.len() as u64;
         held.counters.last_sent = Some(now);
         held.outstanding.push_back(Sent { nonce: nonce.clone(), at: now, items, removed: removed.clone() });
         let removed = if self.protocol == Protocol::Delta { removed } else { Vec::new() };
