@@ -212,7 +212,7 @@ fn audit(mesh: &Mesh, checks: &mut Checks) {
     checks.equal("audit: HTTP passes", "200", mesh.code(CLIENT, &["http://watched.audited/"]));
     checks.equal("audit: TCP passes", "ok", mesh.code(CLIENT, &["tcp://watched.audited:7000"]));
     let counts = mesh
-        .stats("audited/watched", "shadow_denied$")
+        .stats("audited/watched", "rbac.audit.shadow_denied$")
         .map(|counts| counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "));
     let expected = "http.inbound.rbac.audit.shadow_denied 1, tcp.rbac.audit.shadow_denied 1";
     checks.equal("audit: what would be denied is counted", expected, counts);

@@ -79,7 +79,6 @@ fn everything_can_be_called() {
     let greeted = |name: &str, port: u16| greeting(&mesh, address(&mesh, name, port)?);
     checks.equal("the server speaks first on a well-known port", "greeter v1", greeted("database", 3306));
     checks.equal("one port number, TCP", "ok server v1", raw("tcp://clash-tcp:4000"));
-    checks.equal("one port number, TCP where the server speaks first", "greeter v1", greeted("clash-greeter", 4000));
     checks.equal("one port number, HTTP", "server HTTP/1.1 mtls", http(&["http://clash-http:4000/"]));
 
     checks.equal("no endpoint yet", "503", mesh.code(CLIENT, &["http://legacy/"]));
