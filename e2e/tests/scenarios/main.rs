@@ -23,16 +23,18 @@ fn weft() -> PathBuf {
     weft
 }
 
-/// The Envoy that `make setup` installs.
-fn default_envoy() -> PathBuf {
+/// The stock Envoy of a line of envoy-bootstrap/VERSIONS: `default` or `oldest`.
+fn stock_envoy(line: &str) -> PathBuf {
     let versions = std::fs::read_to_string(repository().join("envoy-bootstrap/VERSIONS")).expect("the pinned versions");
-    let pinned = versions.lines().find_map(|line| line.strip_prefix("default ")).expect("a default");
-    envoy(pinned.trim()).expect("make setup")
+    let pinned = versions.lines().find_map(|text| text.strip_prefix(line)).expect("a line of this name");
+    envoy(pinned.trim()).expect("make setup-all")
 }
 
-fn start(scenario: &str) -> Mesh {
+/// Starts a scenario on the stock Envoy of this line.
+fn start(scenario: &str, line: &str) -> Mesh {
     let directory = format!("e2e/scenarios/{scenario}");
-    Mesh::start(&directory, scenario, &weft(), Some(default_envoy()), &[]).expect("the mesh starts")
+    let name = format!("{scenario}-{line}");
+    Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), &[]).expect("the mesh starts")
 }
 
 /// What was checked, all of which is told at the end.

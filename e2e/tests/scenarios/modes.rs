@@ -16,7 +16,16 @@ const TARGET: &str = "target.yaml";
 
 #[test]
 fn each_mode_does_what_it_says() {
-    let mesh = start("modes");
+    run("default");
+}
+
+#[test]
+fn each_mode_does_what_it_says_on_the_oldest_envoy() {
+    run("oldest");
+}
+
+fn run(line: &str) {
+    let mesh = start("modes", line);
     let mut checks = Checks::default();
     discovery(&mesh, &mut checks);
     splits(&mesh, &mut checks);

@@ -44,7 +44,16 @@ fn address(mesh: &Mesh, name: &str, port: u16) -> anyhow::Result<SocketAddr> {
 
 #[test]
 fn everything_can_be_called() {
-    let mesh = start("protocols");
+    run("default");
+}
+
+#[test]
+fn everything_can_be_called_on_the_oldest_envoy() {
+    run("oldest");
+}
+
+fn run(line: &str) {
+    let mesh = start("protocols", line);
     let (server, stranger) = (ip(&mesh, "app", "server"), ip(&mesh, "plain", "stranger"));
     let mut checks = Checks::default();
     let http = |arguments: &[&str]| answer(&mesh, CLIENT, arguments);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use weft_e2e::mesh::{PATIENCE, repository};
 use weft_e2e::until;
 
-use crate::{default_envoy, weft};
+use crate::{stock_envoy, weft};
 
 /// `weft ARGUMENTS` as a user who is not root.
 fn as_user(arguments: &[&str]) -> Command {
@@ -27,7 +27,7 @@ fn the_mesh_works_without_root() {
     let directory = repository().join("e2e/scenarios/protocols");
     let log = tempfile::NamedTempFile::new().expect("a file");
     let mut up = as_user(&["up", "--name", NAME, "--envoy"])
-        .args([default_envoy(), directory])
+        .args([stock_envoy("default"), directory])
         .stderr(log.reopen().expect("a file"))
         .stdout(Stdio::null())
         .spawn()
