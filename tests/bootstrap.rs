@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use weft::local::bootstrap::{Bootstrap, render};
+use weft::local::bootstrap::{Bootstrap, XdsProtocol, render};
 use weft::local::envoy_binary;
 use weft::local::intercept::SidecarSockets;
 use weft::mesh::id::{PodKey, ProxyId, WorkloadKey};
@@ -13,12 +13,18 @@ use weft::mesh::id::{PodKey, ProxyId, WorkloadKey};
 fn envoy_takes_the_bootstrap_without_a_warning() {
     let asked = std::env::var_os("WEFT_ENVOY").map(PathBuf::from);
     let envoy = envoy_binary::find(asked.as_deref()).unwrap_or_else(|why| panic!("{why}"));
-    for sockets in [SidecarSockets::Uid(1337), SidecarSockets::Mark(0x539)] {
+    let kinds = [
+        (SidecarSockets::Uid(1337), XdsProtocol::Delta),
+        (SidecarSockets::Mark(0x539), XdsProtocol::Delta),
+        (SidecarSockets::Uid(1337), XdsProtocol::StateOfTheWorld),
+    ];
+    for (sockets, protocol) in kinds {
         let dir = tempfile::tempdir().expect("a directory");
         let bootstrap = Bootstrap {
             node: &ProxyId(PodKey::new("shop", "cart-1")),
             workload: &WorkloadKey::new("shop", "cart"),
             control_plane: "10.244.0.1",
+            protocol,
             sockets,
             directory: dir.path().to_str().expect("a path"),
         };

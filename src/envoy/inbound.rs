@@ -64,8 +64,8 @@ const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 /// mesh's own connections begin with TLS at once.
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Statistics of what enforcement would deny carry this prefix.
-const AUDIT: &str = "audit_";
+/// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
+const AUDIT: &str = "audit";
 
 /// The inbound listener of a pod with this plan.
 pub fn listener(plan: &InboundPlan) -> Listener {
@@ -75,8 +75,9 @@ pub fn listener(plan: &InboundPlan) -> Listener {
             config_source: Some(ads(Duration::ZERO)),
             route_config_name: INBOUND.to_owned(),
         });
-        // The rules are in the routes.
-        manager(codec, vec![http_filter(HTTP_RBAC, HttpRbac::default())], routes, NOT_ALLOWED)
+        // The rules are in the routes; what the statistics are called is decided here alone.
+        let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
+        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED)
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
@@ -260,12 +261,12 @@ fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {
         AuthorizationMode::Permissive => return None,
         AuthorizationMode::Enforce => rbac::filter(&policies, |rules| NetworkRbac {
             rules: Some(rules),
-            stat_prefix: "tcp_".to_owned(),
+            stat_prefix: "tcp".to_owned(),
             ..Default::default()
         }),
         AuthorizationMode::Audit => rbac::filter(&policies, |rules| NetworkRbac {
             shadow_rules: Some(rules),
-            stat_prefix: "tcp_".to_owned(),
+            stat_prefix: "tcp".to_owned(),
             shadow_rules_stat_prefix: AUDIT.to_owned(),
             ..Default::default()
         }),

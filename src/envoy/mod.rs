@@ -1,7 +1,7 @@
 //! Plans to Envoy resources: pure functions, equal plans give equal bytes.
 //!
 //! ```text
-//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (a virtual host, when requests matter)
+//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change

@@ -1,5 +1,8 @@
-//! The outbound routes: a virtual host for each destination whose requests matter, found by [`DESTINATION_HEADER`];
+//! The outbound routes: one for each match of a destination whose requests matter, told by [`DESTINATION_HEADER`];
 //! everything else goes to the cluster that the header names.
+//!
+//! A virtual host for each destination, found by `vhost_header`, would be looked up and not searched for; but Envoy
+//! 1.36 does not know that field, and would send everything to the root without a word.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use envoy_types::util::pack_any;
 
 use super::message::{boolean, duration, uint32};
 use super::names::{self, DESTINATION_HEADER, OUTBOUND};
-use super::rbac::{header_matchers, prefix_regex};
+use super::rbac::{exact_header, header_matchers, prefix_regex};
 use crate::mesh::object::HttpMatch;
 
 /// A destination whose requests are split by what they are.
@@ -30,40 +33,29 @@ pub struct Destination {
 
 /// The route configuration of every sidecar.
 pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>) -> RouteConfiguration {
-    let mut virtual_hosts: Vec<_> = destinations.into_iter().map(virtual_host).collect();
+    let mut routes: Vec<_> = destinations.into_iter().flat_map(split).collect();
     let by_header = ClusterSpecifier::ClusterHeader(DESTINATION_HEADER.to_owned());
-    virtual_hosts.push(host("everything-else", "*".to_owned(), vec![to(any_path(), by_header)]));
+    routes.push(to(RouteMatch { path_specifier: Some(any_path()), ..Default::default() }, by_header));
     RouteConfiguration {
         name: OUTBOUND.to_owned(),
-        virtual_hosts,
-        vhost_header: DESTINATION_HEADER.to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            name: OUTBOUND.to_owned(),
+            domains: vec!["*".to_owned()],
+            routes,
+            request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
+            retry_policy: Some(retry_what_was_never_served()),
+            ..Default::default()
+        }],
         // Clusters come when they are first called.
         validate_clusters: boolean(false),
         ..Default::default()
     }
 }
 
-fn virtual_host(destination: &Destination) -> VirtualHost {
-    let split = names::split(destination.address).to_string();
-    let own = names::destination(destination.address).to_string();
-    let mut routes: Vec<_> = destination
-        .matches
-        .iter()
-        .map(|match_| to(route_match(match_), ClusterSpecifier::Cluster(split.clone())))
-        .collect();
-    routes.push(to(any_path(), ClusterSpecifier::Cluster(own.clone())));
-    host(&own, own.clone(), routes)
-}
-
-fn host(name: &str, domain: String, routes: Vec<Route>) -> VirtualHost {
-    VirtualHost {
-        name: name.to_owned(),
-        domains: vec![domain],
-        routes,
-        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
-        retry_policy: Some(retry_what_was_never_served()),
-        ..Default::default()
-    }
+/// The routes of what is split; what none of them fits goes to the destination itself.
+fn split(destination: &Destination) -> impl Iterator<Item = Route> {
+    let split = ClusterSpecifier::Cluster(names::split(destination.address).to_string());
+    destination.matches.iter().map(move |match_| to(route_match(destination.address, match_), split.clone()))
 }
 
 fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
@@ -76,16 +68,19 @@ fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
     Route { r#match: Some(match_), action: Some(route::Action::Route(action)), ..Default::default() }
 }
 
-fn any_path() -> RouteMatch {
-    RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }
+fn any_path() -> PathSpecifier {
+    PathSpecifier::Prefix("/".to_owned())
 }
 
-fn route_match(match_: &HttpMatch) -> RouteMatch {
+fn route_match(destination: SocketAddr, match_: &HttpMatch) -> RouteMatch {
     let path = match &match_.path_regex {
         Some(regex) => PathSpecifier::SafeRegex(RegexMatcher { regex: prefix_regex(regex), ..Default::default() }),
-        None => PathSpecifier::Prefix("/".to_owned()),
+        None => any_path(),
     };
-    RouteMatch { path_specifier: Some(path), headers: header_matchers(match_), ..Default::default() }
+    // First the cheapest, which decides most often.
+    let mut headers = vec![exact_header(DESTINATION_HEADER, names::destination(destination).to_string())];
+    headers.extend(header_matchers(match_));
+    RouteMatch { path_specifier: Some(path), headers, ..Default::default() }
 }
 
 /// Another endpoint is tried when the first has certainly not seen the request. Nothing else is retried unless a

@@ -1,5 +1,7 @@
 //! A sidecar's bootstrap configuration, from the templates in `envoy-bootstrap/`.
 
+use std::collections::BTreeMap;
+
 use crate::mesh::id::{ProxyId, WorkloadKey};
 
 use super::intercept::SidecarSockets;
@@ -13,6 +15,46 @@ const SIDECAR: &str = include_str!("../../envoy-bootstrap/sidecar.yaml");
 const TOKEN: &str = include_str!("../../envoy-bootstrap/sds-token.yaml");
 const ROOT: &str = include_str!("../../envoy-bootstrap/sds-root.yaml");
 
+/// The pod annotation that chooses the [`XdsProtocol`].
+pub const XDS_ANNOTATION: &str = "weft.dev/xds";
+
+/// The form of xDS that a sidecar asks for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum XdsProtocol {
+    /// Only what changed is sent: `delta`, the default.
+    #[default]
+    Delta,
+    /// Everything of a type is sent again when any of it changed: `sotw`.
+    StateOfTheWorld,
+}
+
+/// Why the annotation cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the annotation {XDS_ANNOTATION} has `{0}`, which is no form of xDS: use `delta` or `sotw`")]
+pub struct XdsProtocolError(String);
+
+impl XdsProtocol {
+    /// What a pod's annotations ask for.
+    ///
+    /// # Errors
+    /// When they ask for something else.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Result<Self, XdsProtocolError> {
+        match annotations.get(XDS_ANNOTATION).map(String::as_str) {
+            None | Some("delta") => Ok(Self::Delta),
+            Some("sotw") => Ok(Self::StateOfTheWorld),
+            Some(other) => Err(XdsProtocolError(other.to_owned())),
+        }
+    }
+
+    /// `ApiConfigSource.api_type`.
+    fn api_type(self) -> &'static str {
+        match self {
+            Self::Delta => "DELTA_GRPC",
+            Self::StateOfTheWorld => "GRPC",
+        }
+    }
+}
+
 /// What distinguishes one sidecar's bootstrap from another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap<'a> {
@@ -22,6 +64,8 @@ pub struct Bootstrap<'a> {
     pub workload: &'a WorkloadKey,
     /// Where the control plane is: an address or a DNS name.
     pub control_plane: &'a str,
+    /// The form of xDS that it speaks.
+    pub protocol: XdsProtocol,
     /// How interception recognises the sidecar's sockets.
     pub sockets: SidecarSockets,
     /// The directory, as the sidecar sees it, that holds the rendered files, `token/token` and `root/root.pem`.
@@ -41,6 +85,7 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
         ("${NODE_ID}", bootstrap.node.to_string()),
         ("${NODE_CLUSTER}", format!("{name}.{namespace}")),
         ("${SOCKET_OPTIONS}", socket_options),
+        ("${XDS_API_TYPE}", bootstrap.protocol.api_type().to_owned()),
         ("${XDS_ADDRESS}", bootstrap.control_plane.to_owned()),
         ("${XDS_PORT}", XDS_PORT.to_string()),
         ("${XDS_NAME}", CONTROL_PLANE_NAME.to_owned()),
@@ -63,6 +108,7 @@ mod tests {
                 node: &node,
                 workload: &workload,
                 control_plane: "10.244.0.1",
+                protocol: XdsProtocol::Delta,
                 sockets,
                 directory: "/run/weft/proxy",
             };
@@ -75,5 +121,16 @@ mod tests {
             assert!(text.contains("id: \"cart-1.shop\", cluster: \"cart.shop\""), "{text}");
             assert_eq!(text.contains("int_value: 1337"), sockets == SidecarSockets::Mark(1337));
         }
+    }
+
+    #[test]
+    fn an_annotation_chooses_the_form_of_xds() {
+        let asked = |value: &str| {
+            XdsProtocol::from_annotations(&BTreeMap::from([(XDS_ANNOTATION.to_owned(), value.to_owned())]))
+        };
+        assert_eq!(XdsProtocol::from_annotations(&BTreeMap::new()), Ok(XdsProtocol::Delta));
+        assert_eq!(asked("sotw"), Ok(XdsProtocol::StateOfTheWorld));
+        let refused = asked("rest").unwrap_err().to_string();
+        assert!(refused.contains("weft.dev/xds") && refused.contains("`rest`"), "{refused}");
     }
 }

@@ -105,6 +105,9 @@ pub enum PlaygroundError {
     /// An annotation of the pod.
     #[error(transparent)]
     Annotation(#[from] intercept::ExclusionError),
+    /// The pod's annotation about xDS cannot be understood.
+    #[error(transparent)]
+    XdsProtocol(#[from] bootstrap::XdsProtocolError),
     /// Somebody called `weft internal …`.
     #[error("`weft internal` is called by `weft up`, not by hand")]
     NotByHand,

@@ -20,7 +20,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::bootstrap::{self, Bootstrap};
+use super::bootstrap::{self, Bootstrap, XdsProtocol};
 pub(crate) use super::cluster::SIDECAR as CONTAINER;
 use super::intercept::{SIDECAR_UID, SidecarSockets};
 use super::node::NODE_IP;
@@ -54,15 +54,16 @@ impl Sidecar {
         if let Err(why) = &machine.setup.envoy {
             return Err(PlaygroundError::NoEnvoy(why.clone()));
         }
+        let protocol = XdsProtocol::from_annotations(&pod.spec.annotations)?;
         let directory = pod.directory().join("proxy");
         let mut files = pod.files(&machine.setup);
         files.run.push((directory.clone(), SEEN_AS.into()));
         let sidecar = Self { pod, machine, directory, files };
-        sidecar.write().map_err(PlaygroundError::io("write the sidecar's files"))?;
+        sidecar.write(protocol).map_err(PlaygroundError::io("write the sidecar's files"))?;
         Ok(sidecar)
     }
 
-    fn write(&self) -> io::Result<()> {
+    fn write(&self, protocol: XdsProtocol) -> io::Result<()> {
         let spec = &self.pod.spec;
         let _ = fs::remove_dir_all(&self.directory); // of an earlier life of the pod
         self.make_dir(&self.directory)?;
@@ -70,6 +71,7 @@ impl Sidecar {
             node: &ProxyId(spec.key.clone()),
             workload: &spec.workload,
             control_plane: &NODE_IP.to_string(),
+            protocol,
             sockets: SidecarSockets::from(self.machine.setup.privilege),
             directory: SEEN_AS,
         };

@@ -1,0 +1,78 @@
+//! Scenarios on stock Envoys that the shop has no part in: each is a small mesh of its own (`e2e/scenarios/NAME`), and
+//! many checks on it.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
+
+mod modes;
+mod protocols;
+mod rootless;
+mod xds;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weft_e2e::mesh::{Mesh, envoy, repository};
+use weft_e2e::report::{Report, Row};
+
+/// The `weft` that was built with these tests.
+fn weft() -> PathBuf {
+    let tests = std::env::current_exe().expect("the path of this test");
+    let weft = tests.ancestors().nth(2).expect("the folder of the build").join("weft");
+    assert!(weft.exists(), "there is no {}: run `cargo build` first", weft.display());
+    weft
+}
+
+/// The stock Envoy of a line of envoy-bootstrap/VERSIONS: `default` or `oldest`.
+fn stock_envoy(line: &str) -> PathBuf {
+    let versions = std::fs::read_to_string(repository().join("envoy-bootstrap/VERSIONS")).expect("the pinned versions");
+    let pinned = versions.lines().find_map(|text| text.strip_prefix(line)).expect("a line of this name");
+    envoy(pinned.trim()).expect("make setup-all")
+}
+
+/// Starts a scenario on the stock Envoy of this line.
+fn start(scenario: &str, line: &str) -> Mesh {
+    let directory = format!("e2e/scenarios/{scenario}");
+    let name = format!("{scenario}-{line}");
+    Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), &[]).expect("the mesh starts")
+}
+
+/// What was checked, all of which is told at the end.
+#[derive(Default)]
+struct Checks(Report);
+
+impl Checks {
+    /// Holds when what was observed reads as expected.
+    fn equal<T: Display>(&mut self, check: &str, expected: &str, observed: anyhow::Result<T>) {
+        let observed = observed.map_or_else(|error| format!("{error:#}"), |observed| observed.to_string());
+        let ok = observed == expected;
+        self.0.0.push(Row { check: check.to_owned(), expected: expected.to_owned(), observed, ok });
+    }
+
+    /// Holds when `see` says so; the text is what it saw.
+    fn holds(&mut self, check: &str, expected: &str, see: impl FnOnce() -> anyhow::Result<(bool, String)>) {
+        let (ok, observed) = see().unwrap_or_else(|error| (false, format!("{error:#}")));
+        self.0.0.push(Row { check: check.to_owned(), expected: expected.to_owned(), observed, ok });
+    }
+
+    /// Ends the mesh, and fails the test if a check did not hold.
+    fn end(self, mesh: Mesh) {
+        let log = mesh.log();
+        mesh.stop().expect("the mesh ends");
+        assert!(
+            self.0.holds(),
+            "\n{}\nthe end of the log:\n{}",
+            self.0,
+            log[log.len().saturating_sub(15)..].join("\n")
+        );
+    }
+}
+
+/// What a workload answered: `NAME PROTOCOL`, and `mtls` or `plaintext` by what it saw of its caller.
+fn answer(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let text = mesh.call(pod, arguments)?;
+    let Ok(answer) = serde_json::from_str::<Value>(&text) else { return Ok(text) };
+    let field = |name: &str| answer[name].as_str().unwrap_or("?").to_owned();
+    let security = if answer["headers"]["x-forwarded-client-cert"].is_string() { "mtls" } else { "plaintext" };
+    Ok(format!("{} {} {security}", field("name"), field("protocol")))
+}
