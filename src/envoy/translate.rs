@@ -16,7 +16,7 @@ use super::outbound::TcpPorts;
 use super::{cluster, inbound, names, outbound, route};
 use crate::mesh::object::{DiscoveryMode, Protocol};
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, PodKey, ProxyId, ServiceKey, SpiffeId, TrustDomain, World};
-use crate::policy::{self, InboundPlan, ServicePlan};
+use crate::policy::{self, InboundPlan, PortPlan, ServicePlan};
 use crate::snapshot::{Change, Pushed, Resource, ResourceName, ResourceType, View};
 
 /// Translates plans, and remembers the last ones.
@@ -115,10 +115,25 @@ impl Translator {
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let of_services = self.services.values().flat_map(|service| &service.plan.diagnostics);
         let of_pods = self.pods.values().flat_map(|pod| &pod.diagnostics);
-        let mut all: Vec<Diagnostic> = of_services.chain(of_pods).cloned().collect();
+        let of_ports = self.services.values().flat_map(|service| self.ports_declared_both_ways(&service.plan));
+        let mut all: Vec<Diagnostic> = of_services.chain(of_pods).cloned().chain(of_ports).collect();
         all.sort_by(|a, b| (&a.object, &a.field, &a.reason).cmp(&(&b.object, &b.field, &b.reason)));
         all.dedup();
         all
+    }
+
+    /// The listener of all sidecars looks into what is said on a port number, if any Service declares it so.
+    fn ports_declared_both_ways<'a>(&'a self, plan: &'a ServicePlan) -> impl Iterator<Item = Diagnostic> + 'a {
+        let inspected = |port: &&PortPlan| port.protocol == Protocol::Tcp && self.tcp_ports.at.contains_key(&port.port);
+        plan.ports.iter().filter(inspected).map(|port| {
+            let number = port.port;
+            Diagnostic::warning(
+                "spec.ports",
+                format!("port {number} is TCP here and not in another Service, so a server that speaks first waits"),
+                "if it does, give one of the two Services another port number",
+            )
+            .about(service_ref(&plan.key))
+        })
     }
 
     /// Whether the plan is another one than it was.
@@ -141,8 +156,7 @@ impl Translator {
     }
 
     fn service_resources(&self, plan: &ServicePlan) -> Vec<Resource> {
-        let origin =
-            ObjectRef { kind: Kind::Service, namespace: Some(plan.key.namespace.clone()), name: plan.key.name.clone() };
+        let origin = service_ref(&plan.key);
         let mut resources = Vec::new();
         for port in &plan.ports {
             for ip in &plan.ips {
@@ -291,6 +305,10 @@ fn pushed(world: &World, pod: &crate::mesh::object::Pod) -> Pushed {
         ips.iter().flat_map(|ip| service.ports.iter().map(|port| names::destination(SocketAddr::new(*ip, port.port))))
     });
     Pushed::Only(Arc::new(warm.chain([names::PASSTHROUGH.into(), names::INBOUND.into()]).collect()))
+}
+
+fn service_ref(key: &ServiceKey) -> ObjectRef {
+    ObjectRef { kind: Kind::Service, namespace: Some(key.namespace.clone()), name: key.name.clone() }
 }
 
 fn put(kind: ResourceType, name: ResourceName, message: &impl Message, origin: Option<ObjectRef>) -> Change {

@@ -49,6 +49,7 @@ impl Log {
     }
 
     fn add(&self, line: &str) {
+        let line = &redacted(line);
         println!("[{}] {line}", self.origin);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == KEPT {
@@ -56,6 +57,20 @@ impl Log {
         }
         last.push_back(line.to_owned());
     }
+}
+
+/// The line without the tokens in it: an Envoy that crashes prints the headers of its open requests.
+fn redacted(line: &str) -> String {
+    const TOKEN: &str = "Bearer ";
+    let mut parts = line.split(TOKEN);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '/' | '=');
+        text.push_str(TOKEN);
+        text.push_str("[redacted]");
+        text.push_str(part.trim_start_matches(is_token));
+    }
+    text
 }
 
 /// Reads up to a line's end or [`LONGEST_LINE`]; false at the end of the stream.
@@ -74,5 +89,18 @@ async fn read_line(reader: &mut BufReader<pipe::Receiver>, line: &mut Vec<u8>) -
         if ends || line.len() == LONGEST_LINE {
             return Ok(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn a_token_in_a_line_is_not_shown() {
+        let line = "':path', '/x' 'authorization', 'Bearer eyJh.eyJz-_.c2ln' 'te', 'trailers'; Bearer abc";
+        let shown = "':path', '/x' 'authorization', 'Bearer [redacted]' 'te', 'trailers'; Bearer [redacted]";
+        assert_eq!(redacted(line), shown);
+        assert_eq!(redacted("nothing to hide"), "nothing to hide");
     }
 }

@@ -140,4 +140,6 @@ fn a_port_number_that_is_declared_both_ways_is_tcp_only_where_it_says_so() {
     mesh.apply(Object::Service(service("shop/web").ip("10.96.0.9").http(5432)));
     assert_eq!(mesh.translator.tcp_ports.everywhere, BTreeSet::new());
     assert_eq!(mesh.translator.tcp_ports.at[&5432].len(), 2);
+    let told: Vec<_> = mesh.translator.diagnostics().into_iter().filter_map(|finding| finding.object).collect();
+    assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Service shop/db", "Service shop/db2"]);
 }
