@@ -34,6 +34,8 @@ pub(super) struct Pipeline {
     snapshot: Snapshot,
     /// What the certificate authority signs for; fixed once it is made.
     trust_domain: Option<TrustDomain>,
+    /// What the plans' diagnostics said last; each is logged when it is new.
+    told: Vec<Diagnostic>,
 }
 
 /// What the inspection API reads while the task works.
@@ -57,8 +59,14 @@ impl Pipeline {
     /// A pipeline from `batches` to `snapshots`, and its state for the inspection API.
     pub(super) fn new(batches: Batches, snapshots: watch::Sender<Option<Arc<Snapshot>>>) -> (Self, Arc<State>) {
         let state = Arc::new(State(Mutex::default()));
-        let pipeline =
-            Self { batches, snapshots, state: state.clone(), snapshot: Snapshot::empty(), trust_domain: None };
+        let pipeline = Self {
+            batches,
+            snapshots,
+            state: state.clone(),
+            snapshot: Snapshot::empty(),
+            trust_domain: None,
+            told: Vec::new(),
+        };
         (pipeline, state)
     }
 
@@ -153,6 +161,9 @@ impl Pipeline {
         let started = std::time::Instant::now();
         let Inner { world, translator, .. } = &mut *self.state.lock();
         let changes = translator.translate(world, dirty);
+        let diagnostics = translator.diagnostics();
+        diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)).for_each(log);
+        self.told = diagnostics;
         let count = changes.len();
         if count == 0 && self.snapshots.borrow().is_some() {
             return;

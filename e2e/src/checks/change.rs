@@ -62,11 +62,7 @@ pub(super) fn restart(mesh: &Mesh) -> anyhow::Result<Seen> {
     let ok = under.failed + alone.failed == 0 && sent == 0;
     Ok(Seen::new(
         ok,
-        format!(
-            "{connected} proxies are back, {sent} resources sent again (certificates aside: their keys live in memory \
-             only); {}",
-            under.said()
-        ),
+        format!("{connected} proxies back, {sent} resources sent again, new certificates aside; {}", under.said()),
     ))
 }
 

@@ -22,9 +22,12 @@ pub(super) fn identities(mesh: &Mesh) -> anyhow::Result<Seen> {
         .filter(|(_, count)| *count > 0)
         .filter_map(|(name, _)| name.split_once("versions.").map(|(_, version)| version))
         .collect();
-    let both = header.contains("By=spiffe://cluster.local/ns/shop/sa/frontend;")
-        && header.contains("URI=spiffe://cluster.local/ns/shop/sa/shell");
-    Ok(Seen::new(both && versions == BTreeSet::from(["TLSv1.3"]), format!("{versions:?} {header}")))
+    let part = |name| header.split(';').find_map(|part| part.strip_prefix(name)).unwrap_or("nobody");
+    let (callee, caller) = (part("By="), part("URI="));
+    let both =
+        callee == "spiffe://cluster.local/ns/shop/sa/frontend" && caller == "spiffe://cluster.local/ns/shop/sa/shell";
+    let versions = versions.into_iter().collect::<Vec<_>>().join(", ");
+    Ok(Seen::new(both && versions == "TLSv1.3", format!("{versions}: {caller} to {callee}")))
 }
 
 /// Captures on the interface between pods and on the loopback inside, where the sidecar hands the request on.
