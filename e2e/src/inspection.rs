@@ -69,20 +69,26 @@ impl Inspection {
         Ok(answer.context("ListDiagnostics")?.into_inner().diagnostics)
     }
 
-    /// Waits until a snapshot newer than `before` is published and all proxies have answered all of it; returns how
-    /// long that took.
+    /// Waits until a snapshot newer than `before` is published and all proxies have answered all of it, and nothing
+    /// more has come for [`QUIET`]; returns how long it took to the last answer.
     ///
     /// # Errors
     /// When it does not happen in time.
     pub fn converged_after(&mut self, before: u64, start: Instant) -> anyhow::Result<Duration> {
+        let mut reached: Option<(u64, Instant)> = None;
         until("the last proxy's acknowledgement", Duration::from_secs(20), || {
             let Convergence { snapshot, behind, connected, .. } = self.convergence()?;
-            let done = snapshot > before && behind == 0;
-            Ok(if done {
-                Ok(start.elapsed())
-            } else {
-                Err(format!("snapshot {snapshot}, {behind} of {connected} behind"))
-            })
+            if snapshot <= before || behind > 0 {
+                reached = None;
+                return Ok(Err(format!("snapshot {snapshot}, {behind} of {connected} behind")));
+            }
+            let (_, at) = *reached.get_or_insert((snapshot, Instant::now()));
+            reached = reached.filter(|(last, _)| *last == snapshot);
+            Ok(if at.elapsed() >= QUIET { Ok(at - start) } else { Err(format!("snapshot {snapshot} is young")) })
         })
     }
 }
+
+/// One change of a file may be several objects, and these several snapshots: they come within a few of the control
+/// plane's gathering times (20 ms).
+const QUIET: Duration = Duration::from_millis(150);
