@@ -76,7 +76,10 @@ impl Mesh {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             ready_within: PATIENCE,
         })?;
-        Ok(Self { playground, directory })
+        let mesh = Self { playground, directory };
+        // The pods are ready; the control plane is about to hear of it.
+        mesh.inspection()?.converged_after(0, Instant::now())?;
+        Ok(mesh)
     }
 
     /// The playground's control socket.

@@ -67,6 +67,8 @@ pub fn service(
         transport_socket_matches: mesh_or_plaintext(sni, identities, trust_domain),
         // Set whether or not there is a split: then a change of weights is a change of endpoints only.
         common_lb_config: Some(CommonLbConfig {
+            // Envoy would otherwise keep changes of weights back for up to a second after another change.
+            update_merge_window: duration(Duration::ZERO),
             locality_config_specifier: Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
                 LocalityWeightedLbConfig {},
             )),
