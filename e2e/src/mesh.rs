@@ -48,6 +48,30 @@ pub fn envoy(version: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The version of a line of envoy-bootstrap/VERSIONS: `default` or `oldest`.
+///
+/// # Errors
+/// When there is no such line.
+pub fn pinned_version(line: &str) -> anyhow::Result<String> {
+    let path = repository().join("envoy-bootstrap/VERSIONS");
+    let versions = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let pinned = versions.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' '));
+    Ok(pinned.with_context(|| format!("no `{line}` in {}", path.display()))?.trim().to_owned())
+}
+
+/// The `weft` that was built with the test that asks.
+///
+/// # Errors
+/// When it was not.
+pub fn weft_beside_tests() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let weft = test.ancestors().nth(2).context("the folder of the build")?.join("weft");
+    if !weft.exists() {
+        bail!("there is no {}: run `cargo build` first", weft.display());
+    }
+    Ok(weft)
+}
+
 impl Mesh {
     /// Runs a copy of the directory `source` of this repository with `weft` at `weft_exe`, and waits until all is ready.
     ///

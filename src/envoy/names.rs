@@ -19,10 +19,7 @@ pub const OUTBOUND_PORT: u16 = 15001;
 /// The port of [`INBOUND`].
 pub const INBOUND_PORT: u16 = 15006;
 
-/// The secret with the leaf certificate and key of a proxy's own identity.
-pub const SECRET_WORKLOAD: &str = "workload";
-/// The secret with the roots of the mesh.
-pub const SECRET_ROOT: &str = "mesh-root";
+pub use crate::ca::{MESH_ROOT as SECRET_ROOT, WORKLOAD as SECRET_WORKLOAD};
 
 /// Carries the original destination from the connection to the choice of route and cluster; removed before the
 /// request leaves.

@@ -12,22 +12,17 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weft_e2e::mesh::{Mesh, envoy, repository};
+use weft_e2e::mesh::{Mesh, envoy, pinned_version, weft_beside_tests};
 use weft_e2e::report::{Report, Row};
 
 /// The `weft` that was built with these tests.
 fn weft() -> PathBuf {
-    let tests = std::env::current_exe().expect("the path of this test");
-    let weft = tests.ancestors().nth(2).expect("the folder of the build").join("weft");
-    assert!(weft.exists(), "there is no {}: run `cargo build` first", weft.display());
-    weft
+    weft_beside_tests().expect("cargo build")
 }
 
 /// The stock Envoy of a line of envoy-bootstrap/VERSIONS: `default` or `oldest`.
 fn stock_envoy(line: &str) -> PathBuf {
-    let versions = std::fs::read_to_string(repository().join("envoy-bootstrap/VERSIONS")).expect("the pinned versions");
-    let pinned = versions.lines().find_map(|text| text.strip_prefix(line)).expect("a line of this name");
-    envoy(pinned.trim()).expect("make setup-all")
+    pinned_version(line).and_then(|version| envoy(&version)).expect("make setup-all")
 }
 
 /// Starts a scenario on the stock Envoy of this line.
