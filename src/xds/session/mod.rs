@@ -102,6 +102,8 @@ pub struct Session {
     /// Clusters sent before the first request for endpoints, whose endpoints are sent whatever versions that request
     /// claims (rule 23).
     owed: BTreeSet<ResourceName>,
+    /// Clusters that the client waits for by name, whose endpoints follow before it asks for them.
+    ahead: Vec<ResourceName>,
     unknown: VecDeque<Response>,
     unknown_count: u64,
 }
@@ -124,6 +126,7 @@ impl Session {
             snapshot: None,
             types: BTreeMap::new(),
             owed: BTreeSet::new(),
+            ahead: Vec::new(),
             unknown: VecDeque::new(),
             unknown_count: 0,
         }
@@ -215,6 +218,11 @@ impl Session {
             if let Some(response) = self.render(kind, &snapshot, now) {
                 return Some(response);
             }
+            if kind == ResourceType::Endpoints
+                && let Some(response) = self.send_ahead(&snapshot, now)
+            {
+                return Some(response);
+            }
         }
         self.remove(&snapshot, now)
     }
@@ -281,15 +289,40 @@ impl Session {
 
     /// A cluster that was sent waits for its endpoints, even if they did not change (rules 14, 23, 31).
     fn endpoints_due(&mut self, clusters: impl IntoIterator<Item = ResourceName>) {
-        match self.types.get_mut(&ResourceType::Endpoints) {
-            None => self.owed.extend(clusters),
-            Some(held) => {
-                let names = held.subscription.names();
-                let due: Vec<_> = clusters.into_iter().filter(|name| names.contains(name)).collect();
-                held.touched |= !due.is_empty();
-                held.due.extend(due);
-            }
+        let Some(held) = self.types.get_mut(&ResourceType::Endpoints) else {
+            self.owed.extend(clusters);
+            return;
+        };
+        let (due, unasked): (Vec<_>, Vec<_>) =
+            clusters.into_iter().partition(|name| held.subscription.names().contains(name));
+        held.touched |= !due.is_empty();
+        held.due.extend(due);
+        if self.protocol == Protocol::Delta {
+            let named = |name: &ResourceName| self.subscribes(ResourceType::Cluster, name);
+            let waited_for: Vec<_> = unasked.into_iter().filter(named).collect();
+            self.ahead.extend(waited_for);
         }
+    }
+
+    /// Whether this name of the type is subscribed to by name.
+    fn subscribes(&self, kind: ResourceType, name: &ResourceName) -> bool {
+        self.types.get(&kind).is_some_and(|held| held.subscription.names().contains(name))
+    }
+
+    /// A request waits for a cluster that is asked for by name. Envoy takes endpoints as soon as it has their cluster,
+    /// so they follow the cluster at once, which spares that request one way to here and back. Envoy asks for them all
+    /// the same and is answered (rule 16), so nothing is noted but the response.
+    fn send_ahead(&mut self, snapshot: &Arc<Snapshot>, now: Instant) -> Option<Response> {
+        let mut names = std::mem::take(&mut self.ahead);
+        names.retain(|name| {
+            self.subscribes(ResourceType::Cluster, name) && !self.subscribes(ResourceType::Endpoints, name)
+        });
+        let get = |name| snapshot.get(&self.proxy, ResourceType::Endpoints, &name);
+        let endpoints: Vec<_> = names.into_iter().filter_map(get).collect();
+        if endpoints.is_empty() {
+            return None;
+        }
+        self.respond(ResourceType::Endpoints, snapshot, endpoints, Vec::new(), Vec::new(), now)
     }
 
     /// Rule 38: a type that is not served has no resources, which is said so that the client does not wait.

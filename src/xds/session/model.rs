@@ -241,6 +241,12 @@ impl Model {
         }
         for resource in &response.resources {
             let key = (kind, resource.name.to_string());
+            let wants = &self.wants[&kind];
+            if kind == Endpoints && !wants.names.contains(resource.name.as_str()) {
+                let waits = self.wants[&Cluster].names.contains(resource.name.as_str());
+                assert!(self.delta() && waits, "{key:?} is sent ahead of a cluster that is not waited for");
+                continue;
+            }
             let had = self.will_have.insert(key.clone(), resource.version);
             let excused = self.excused.remove(&key);
             assert!(complete || excused || had != Some(resource.version), "{key:?} is sent again for no reason");

@@ -178,7 +178,7 @@ impl Session {
         }
     }
 
-    fn respond(
+    pub(super) fn respond(
         &mut self,
         kind: ResourceType,
         snapshot: &Snapshot,
