@@ -83,7 +83,7 @@ impl Pipeline {
         }
         let trust_domain = self.state.lock().world.config().trust_domain.clone();
         self.trust_domain = Some(trust_domain.clone());
-        self.publish(&dirty);
+        self.publish(&dirty, Instant::now());
         Some((self, trust_domain))
     }
 
@@ -91,6 +91,7 @@ impl Pipeline {
     pub(super) async fn run(mut self) {
         let mut quiet_until = Instant::now();
         while let Some(batch) = self.batches.recv().await {
+            let read_at = Instant::now();
             let mut dirty = Dirty::default();
             self.take_in(batch, &mut dirty);
             let gather = tokio::time::sleep_until(quiet_until);
@@ -106,7 +107,7 @@ impl Pipeline {
                 }
             }
             if !dirty.is_empty() {
-                self.publish(&dirty);
+                self.publish(&dirty, read_at);
                 quiet_until = Instant::now() + GATHER;
             }
         }
@@ -157,7 +158,7 @@ impl Pipeline {
         Object::MeshConfig(config)
     }
 
-    fn publish(&mut self, dirty: &Dirty) {
+    fn publish(&mut self, dirty: &Dirty, read_at: Instant) {
         let started = std::time::Instant::now();
         let Inner { world, translator, .. } = &mut *self.state.lock();
         let changes = translator.translate(world, dirty);
@@ -168,7 +169,7 @@ impl Pipeline {
         if count == 0 && self.snapshots.borrow().is_some() {
             return;
         }
-        self.snapshot = self.snapshot.with(changes);
+        self.snapshot = self.snapshot.with(changes).noting(read_at.into_std());
         self.snapshots.send_replace(Some(Arc::new(self.snapshot.clone())));
         tracing::debug!(snapshot = self.snapshot.number(), changes = count, took = ?started.elapsed(), "published");
     }

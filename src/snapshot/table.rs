@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -15,6 +16,7 @@ type Table = OrdMap<ResourceName, Arc<Resource>>;
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     number: u64,
+    read_at: Option<Instant>,
     clusters: Table,
     endpoints: Table,
     listeners: Table,
@@ -43,6 +45,60 @@ impl Snapshot {
         let changed = changes.into_iter().fold(false, |changed, change| next.apply(change) | changed);
         next.number += u64::from(changed);
         next
+    }
+
+    /// When the oldest change that it brings was read, if that was noted.
+    pub fn read_at(&self) -> Option<Instant> {
+        self.read_at
+    }
+
+    /// Notes when the oldest change that it brings was read.
+    pub fn noting(self, read_at: Instant) -> Self {
+        Self { read_at: Some(read_at), ..self }
+    }
+
+    /// This snapshot under another number.
+    pub fn numbered(&self, number: u64) -> Self {
+        Self { number, ..self.clone() }
+    }
+
+    /// The steps that lead from `base` to this one. Costs the number of steps, not the size of the tables.
+    pub fn since(&self, base: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for kind in ResourceType::ALL {
+            let (Some(old), Some(new)) = (base.table(kind), self.table(kind)) else { continue };
+            changes.extend(old.diff(new).map(|item| match item {
+                DiffItem::Add(_, resource) | DiffItem::Update { new: (_, resource), .. } => {
+                    Change::Put(resource.clone())
+                }
+                DiffItem::Remove(name, _) => Change::Remove(kind, name.clone()),
+            }));
+        }
+        changes.extend(base.views.diff(&self.views).map(|item| match item {
+            DiffItem::Add(proxy, view) | DiffItem::Update { new: (proxy, view), .. } => {
+                Change::PutView(proxy.clone(), view.clone())
+            }
+            DiffItem::Remove(proxy, _) => Change::RemoveView(proxy.clone()),
+        }));
+        if let Some(fallback) = self.fallback.as_ref().filter(|_| !same_fallback(base, self)) {
+            changes.push(Change::Fallback(fallback.clone()));
+        }
+        changes
+    }
+
+    /// What is in the table under this name, whoever may see it.
+    pub fn shared(&self, kind: ResourceType, name: &ResourceName) -> Option<&Arc<Resource>> {
+        self.table(kind)?.get(name)
+    }
+
+    /// What this proxy has for itself and is pushed; `None` if it is not known.
+    pub fn view(&self, proxy: &ProxyId) -> Option<&Arc<View>> {
+        self.views.get(proxy)
+    }
+
+    /// All proxies that are known.
+    pub fn views(&self) -> impl Iterator<Item = (&ProxyId, &Arc<View>)> {
+        self.views.iter()
     }
 
     /// Returns whether `change` made a difference.

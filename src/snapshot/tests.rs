@@ -63,6 +63,8 @@ proptest! {
     ) {
         let a = Snapshot::empty().with(first);
         let b = a.with(second);
+        let stepped = a.with(b.since(&a));
+        prop_assert!(b.since(&stepped).is_empty() && stepped.since(&b).is_empty());
         for kind in KINDS {
             let mut applied = seen(&a, kind, &asked);
             for name in b.changed(&a, &proxy(), kind, &asked) {

@@ -8,7 +8,7 @@ use super::{Resource, ResourceName, ResourceType};
 use crate::mesh::ProxyId;
 
 /// What one proxy has for itself, and what it is pushed without asking.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
     /// Resources that only this proxy sees: its inbound listener. They shadow shared ones of the same type and name.
     pub own: Vec<Arc<Resource>>,
@@ -17,7 +17,7 @@ pub struct View {
 }
 
 /// The shared clusters in the wildcard of a proxy. Others are had by name.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Pushed {
     /// Every shared cluster (`eager`).
     All,

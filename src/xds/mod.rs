@@ -10,7 +10,10 @@
 //! ```
 
 pub mod auth;
+mod interest;
+mod ledger;
 pub mod registry;
+mod rollout;
 pub mod service;
 pub mod session;
 pub mod status;
@@ -21,6 +24,7 @@ mod testing;
 pub mod wire;
 
 pub use registry::Registry;
+pub use rollout::Canary;
 pub use service::Server;
 
 #[cfg(test)]

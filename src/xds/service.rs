@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::auth::{AuthError, Authenticator, Secrets, bearer};
 use super::registry::Registry;
+use super::rollout::Canary;
 use super::session::Patience;
 use super::stream::{self, Shared};
 use super::wire::FrameCodec;
@@ -52,16 +53,24 @@ pub struct Server {
 
 impl Server {
     /// Serves what `snapshots` holds, from the first one on, to those whom `authenticator` knows. Cancelling `shutdown`
-    /// ends every stream with UNAVAILABLE.
+    /// ends every stream with UNAVAILABLE. Must be called in a runtime: a task follows the snapshots.
     pub fn new(
         snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
         authenticator: Arc<dyn Authenticator>,
         secrets: Arc<dyn Secrets>,
         shutdown: CancellationToken,
     ) -> Self {
-        let registry = Arc::new(Registry::new(snapshots.clone()));
-        let shared = Shared { snapshots, secrets, registry, patience: Patience::default(), shutdown };
+        let registry = Arc::new(Registry::new(Canary::default()));
+        let following = registry.clone();
+        tokio::spawn(async move { following.follow(snapshots).await });
+        let shared = Shared { secrets, registry, patience: Patience::default(), shutdown };
         Self { shared, authenticator }
+    }
+
+    /// With another way to roll out what many proxies share.
+    pub fn canary(self, canary: Canary) -> Self {
+        self.shared.registry.set_canary(canary);
+        self
     }
 
     /// With other timeouts.

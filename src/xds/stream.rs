@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use futures::FutureExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -25,7 +25,6 @@ use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
 use super::subscription::SubscriptionError;
 use super::wire;
-use crate::snapshot::Snapshot;
 
 /// Requests that are taken before the next response is made, so that only the newest of a type is answered (rule 35).
 const BATCH: usize = 64;
@@ -67,7 +66,6 @@ impl Request for DiscoveryRequest {
 /// What all streams of a server share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) patience: Patience,
@@ -111,18 +109,15 @@ pub(crate) async fn serve<R: Request>(
 async fn run<R: Request>(
     shared: &Shared,
     session: &Mutex<Session>,
-    mut registration: Registration,
+    registration: Registration,
     first: R,
     mut requests: Streaming<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
-    let mut snapshots = shared.snapshots.clone();
     let mut secrets = shared.secrets.changes();
     let mut secrets_live = true;
-    if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-        lock(session).publish(snapshot);
-    }
     first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
+    take_stock(session, &registration);
     let mut more = true; // there may be something to say
     loop {
         let deadline = lock(session).deadline(Instant::now());
@@ -130,16 +125,16 @@ async fn run<R: Request>(
             () = shared.shutdown.cancelled() => return Err(draining()),
             room = responses.reserve(), if more => {
                 let Ok(room) = room else { return Ok(()) }; // the client went away
-                let (response, settled) = {
+                let (response, answered) = {
                     let mut session = lock(session);
-                    (session.poll(Instant::now()), session.settled())
+                    (session.poll(Instant::now()), session.answered())
                 };
-                if let Some(number) = settled {
-                    registration.settle(number);
-                }
                 match response {
                     Some(response) => room.send(Ok(wire::encode(R::PROTOCOL, response))),
                     None => more = false,
+                }
+                if let Some(revision) = answered.filter(|_| !more) {
+                    registration.answered(revision);
                 }
                 continue;
             }
@@ -152,21 +147,33 @@ async fn run<R: Request>(
                     request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
                 }
             }
-            changed = snapshots.changed() => {
-                if changed.is_err() {
-                    return Err(draining()); // whoever publishes has ended
-                }
-                if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-                    lock(session).publish(snapshot);
-                }
-            }
+            () = registration.woken() => {}
             changed = secrets.changed(), if secrets_live => match changed {
                 Ok(()) => lock(session).secrets_changed(),
                 Err(_) => secrets_live = false,
             },
             () = sleep_until(deadline) => {}
         }
+        take_stock(session, &registration);
         more = true;
+    }
+}
+
+/// Tells the registry what the stream subscribes to and refused, and only then asks it what to serve: so no change is
+/// missed between the two.
+fn take_stock(session: &Mutex<Session>, registration: &Registration) {
+    let (changes, refused) = {
+        let mut session = lock(session);
+        (session.take_changes(), session.take_refused())
+    };
+    if !changes.is_empty() {
+        registration.subscribed(changes);
+    }
+    for refused in refused {
+        registration.refused(refused);
+    }
+    if let Some(snapshot) = registration.served() {
+        lock(session).publish(snapshot);
     }
 }
 

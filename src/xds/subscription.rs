@@ -45,6 +45,19 @@ pub struct Changed {
     pub wildcard_dropped: bool,
 }
 
+impl Changed {
+    /// The part that says what is subscribed to, without what is asked for again; `None` if there is none.
+    pub(crate) fn of_names(&self) -> Option<Self> {
+        let Self { added, dropped, wildcard_added, wildcard_dropped, .. } = self;
+        let (wildcard_added, wildcard_dropped) = (*wildcard_added, *wildcard_dropped);
+        let any = !added.is_empty() || !dropped.is_empty() || wildcard_added || wildcard_dropped;
+        any.then(|| {
+            let (added, dropped) = (added.clone(), dropped.clone());
+            Self { added, dropped, wildcard_added, wildcard_dropped, ..Self::default() }
+        })
+    }
+}
+
 /// The wildcard and the names that one stream has subscribed to, of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {

@@ -23,8 +23,10 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 
 use self::held::Held;
 use super::auth::Secrets;
+use super::interest::Key;
+use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
-use super::subscription::{self, SubscriptionError};
+use super::subscription::{self, Changed, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 
@@ -106,6 +108,10 @@ pub struct Session {
     ahead: Vec<ResourceName>,
     unknown: VecDeque<Response>,
     unknown_count: u64,
+    /// What the subscriptions changed, for the index of who subscribes to what.
+    changes: Vec<(ResourceType, Changed)>,
+    /// What was refused alone, for the rollout.
+    refused: Vec<RefusedResource>,
 }
 
 impl Session {
@@ -129,6 +135,8 @@ impl Session {
             ahead: Vec::new(),
             unknown: VecDeque::new(),
             unknown_count: 0,
+            changes: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -162,11 +170,12 @@ impl Session {
             held.claim(versions.map(|(name, version)| (name.into(), Version::parse(&version))));
         }
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
-        held.answered(&self.proxy, &request.response_nonce, error, now);
+        self.refused.extend(held.answered(&self.proxy, &request.response_nonce, error, now));
         let intern = intern(self.snapshot.as_deref(), kind);
         let (subscribe, unsubscribe) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
         let changed = held.subscription.delta(kind, subscribe, unsubscribe, intern)?;
         held.answer |= first && changed.wildcard_asked;
+        self.changes.extend(changed.of_names().map(|changed| (kind, changed)));
         held.subscribed(&self.proxy, changed, first);
         self.pay_endpoints(kind, first);
         Ok(())
@@ -183,7 +192,7 @@ impl Session {
         let first = !self.types.contains_key(&kind);
         let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
-        held.answered(&self.proxy, &request.response_nonce, error, now);
+        self.refused.extend(held.answered(&self.proxy, &request.response_nonce, error, now));
         // Rules 6 and 7: a first request may carry the nonce of an earlier stream; a later one that is not about the
         // newest response is not answered, since the same names will come again with the newest nonce. They count all
         // the same: a name that is dropped and added again meanwhile would else be taken for one that the client has.
@@ -193,6 +202,7 @@ impl Session {
         let changed = held.subscription.state_of_the_world(kind, &request.resource_names, intern)?;
         let different = changed != Default::default();
         held.answer |= first || kind.has_wildcard() && different;
+        self.changes.extend(changed.of_names().map(|changed| (kind, changed)));
         held.subscribed(&self.proxy, changed, first);
         held.touched = if stale { touched } else { held.touched || held.answer || !held.due.is_empty() };
         self.pay_endpoints(kind, first);
@@ -229,7 +239,8 @@ impl Session {
 
     /// When `poll` is to be called again although nothing happened.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let leaving = self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| e.leaving);
+        let leaving =
+            self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| Some(e.leaving?.until));
         leaving.chain(self.warming_until()).filter(|at| *at > now).min()
     }
 
@@ -243,6 +254,45 @@ impl Session {
                 && held.exceptions.values().all(|e| e.leaving.is_none())
         };
         (!snapshot.knows(&self.proxy) || self.types.values().all(quiet)).then(|| snapshot.number())
+    }
+
+    /// The number of the snapshot up to which the client has answered everything; `None` before it was sent anything
+    /// of some type that it subscribes to. It grows although newer responses are on their way.
+    pub fn answered(&self) -> Option<u64> {
+        let snapshot = self.snapshot.as_ref()?;
+        if !snapshot.knows(&self.proxy) {
+            return Some(snapshot.number());
+        }
+        self.types.values().map(Held::answered_up_to).min().unwrap_or(Some(snapshot.number()))
+    }
+
+    /// Nothing in `newest` concerns this stream: it holds no older snapshot for it, if it has nothing else to do.
+    pub(crate) fn skip_to(&mut self, newest: &Arc<Snapshot>) {
+        let held = self.snapshot.as_ref().filter(|held| held.number() < newest.number());
+        if held.is_none_or(|held| !held.knows(&self.proxy) || self.settled() != Some(held.number())) {
+            return;
+        }
+        self.types.values_mut().for_each(|held| held.base = held.base.as_ref().map(|_| newest.clone()));
+        self.snapshot = Some(newest.clone());
+    }
+
+    /// What the subscriptions changed since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> Vec<(ResourceType, Changed)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What the client refused, and is known to be the bad one, since this was asked last.
+    pub(crate) fn take_refused(&mut self) -> Vec<RefusedResource> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Every name that the stream subscribes to.
+    pub(crate) fn names(&self) -> Vec<Key> {
+        let names = |(kind, held): (&ResourceType, &Held)| {
+            let kind = *kind;
+            held.subscription.names().iter().map(move |name| Key { kind, name: name.clone() }).collect::<Vec<_>>()
+        };
+        self.types.iter().flat_map(names).collect()
     }
 
     /// What the inspection API shows. `when` tells the wall clock's time of an instant.
