@@ -5,6 +5,7 @@
 //! ```
 
 pub mod checks;
+pub mod churn;
 pub mod inspection;
 pub mod load;
 pub mod mesh;
