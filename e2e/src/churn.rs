@@ -27,9 +27,6 @@ use crate::until;
 /// The namespace of all that is called.
 const WORK: &str = "work";
 
-/// No sidecar is to try anything twice: what is lost once is to be seen.
-const NO_RETRIES: [&str; 2] = ["-H", "x-envoy-max-retries: 0"];
-
 /// From which pod, what, how.
 const LOADS: &[(&str, &str, &[&str])] = &[
     ("app/a", "http://root.work/", &[]),
@@ -212,7 +209,10 @@ impl<'a> Running<'a> {
 
 fn start(mesh: &Mesh, loads: &[(&str, &str, &[&str])]) -> anyhow::Result<Vec<(String, Load)>> {
     let load = |(pod, url, how): &(&str, &str, &[&str])| {
-        let arguments = [&["-c", "2", "--rate", "20"][..], &NO_RETRIES, how, &[url]].concat();
+        // Connections that are made anew cost a handshake each.
+        let anew = url.starts_with("tcp:") || how.contains(&"--no-keepalive");
+        let rate = ["-c", "2", "--rate", if anew { "5" } else { "10" }];
+        let arguments = [&rate[..], how, &[url]].concat();
         Ok(([&[*pod][..], how, &[url]].concat().join(" "), mesh.load(pod, &arguments)?))
     };
     loads.iter().map(load).collect()

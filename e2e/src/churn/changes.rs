@@ -94,20 +94,19 @@ fn mtls() -> Vec<Step> {
 /// Who may call changes in every way that leaves the callers allowed: other objects, other rules.
 fn targets() -> Vec<Step> {
     let file = |targets: &[(&str, &[&str], &str)]| {
-        let target = |(name, sources, rule): &(&str, &[&str], &str), account: &str| {
+        let target = |(name, sources, rule): &(&str, &[&str], &str)| {
             let sources: String = sources
                 .iter()
                 .map(|source| format!("    - {{kind: ServiceAccount, name: {source}, namespace: app}}\n"))
                 .collect();
             format!(
                 "apiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\n\
-                 metadata: {{name: {account}-{name}, namespace: work}}\nspec:\n  \
-                 destination: {{kind: ServiceAccount, name: {account}, namespace: work}}\n  \
+                 metadata: {{name: {name}, namespace: work}}\nspec:\n  \
+                 destination: {{kind: ServiceAccount, name: root, namespace: work}}\n  \
                  sources:\n{sources}  rules:\n    - {rule}\n"
             )
         };
-        let of_account = |account: &'static str| targets.iter().map(move |it| target(it, account));
-        of_account("root").chain(of_account("rolling")).collect::<Vec<_>>().join("---\n")
+        targets.iter().map(target).collect::<Vec<_>>().join("---\n")
     };
     const ALL: &str = "{kind: HTTPRouteGroup, name: http, matches: [everything]}";
     const TCP: &str = "{kind: TCPRoute, name: tcp}";
@@ -127,10 +126,9 @@ fn targets() -> Vec<Step> {
     ]
 }
 
-/// A Service and the Deployment behind it.
+/// A Deployment.
 struct Workload {
     name: &'static str,
-    account: &'static str,
     labels: &'static str,
     version: &'static str,
     replicas: usize,
@@ -140,7 +138,7 @@ struct Workload {
 
 impl Workload {
     fn yaml(&self) -> String {
-        let Self { name, account, labels, version, replicas, offset } = self;
+        let Self { name, labels, version, replicas, offset } = self;
         let [http, other, grpc, tcp] = [8080, 8081, 9090, 7000].map(|port: u16| port + offset);
         format!(
             "apiVersion: apps/v1
@@ -153,11 +151,11 @@ spec:
     metadata:
       labels: {{{labels}, version: {version}}}
     spec:
-      serviceAccountName: {account}
+      serviceAccountName: root
       containers:
         - name: app
           image: ghcr.io/weft-mesh/weft:0.1.0
-          args: [app, serve, --name={account}, --version={version}, --http={http}, --grpc={grpc}, --tcp={tcp}]
+          args: [app, serve, --name={name}, --version={version}, --http={http}, --grpc={grpc}, --tcp={tcp}]
           ports:
             - {{name: http, containerPort: {http}}}
             - {{name: grpc, containerPort: {grpc}}}
@@ -165,7 +163,7 @@ spec:
           readinessProbe: {{httpGet: {{path: /readyz, port: http}}, periodSeconds: 1}}
         - name: other
           image: ghcr.io/weft-mesh/weft:0.1.0
-          args: [app, serve, --name={account}, --version={version}, --http={other}]
+          args: [app, serve, --name={name}, --version={version}, --http={other}]
           readinessProbe: {{httpGet: {{path: /readyz, port: {other}}}, periodSeconds: 1}}
 "
         )
@@ -188,8 +186,7 @@ const PORTS: &str = "    - {name: http, port: 80, targetPort: http}
 /// The pods that all Services but one begin with.
 const V1: &str = "app: root, version: v1";
 
-const ROOT: Workload =
-    Workload { name: "root-v1", account: "root", labels: "app: root", version: "v1", replicas: 1, offset: 0 };
+const ROOT: Workload = Workload { name: "root-v1", labels: "app: root", version: "v1", replicas: 1, offset: 0 };
 
 /// The pods behind almost every Service come and go.
 fn scale() -> Vec<Step> {
@@ -210,14 +207,7 @@ fn scale() -> Vec<Step> {
 /// A Deployment's pods are replaced by such as listen on other ports.
 fn rollout() -> Vec<Step> {
     let on = |offset| {
-        let workload = Workload {
-            name: "rolling",
-            account: "rolling",
-            labels: "app: rolling",
-            version: "v1",
-            replicas: 1,
-            offset,
-        };
+        let workload = Workload { name: "rolling", labels: "app: rolling", version: "v1", replicas: 1, offset };
         format!("{}---\n{}", service("rolling", "app: rolling", PORTS), workload.yaml())
     };
     let pods = || Pods { workload: "rolling", count: 1, new: true };
@@ -261,7 +251,7 @@ fn split() -> Vec<Step> {
     ]
 }
 
-/// A Service leads to the pods of another Deployment with another identity.
+/// A Service leads to the pods of another Deployment, of the same ServiceAccount.
 fn moved() -> Vec<Step> {
     let to = |selector| service("moving", selector, PORTS);
     vec![write("to the other Deployment", "moving.yaml", to("app: rolling")), write("back", "moving.yaml", to(V1))]
