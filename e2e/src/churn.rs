@@ -58,7 +58,7 @@ const GUEST: &[(&str, &str, &[&str])] = &[
     ("app/a", "tcp://guest.work:7000", &[]),
 ];
 
-/// Connections that last as long as a round, to pods that do.
+/// TCP connections that last as long as a round, to pods that do.
 const HELD: &[(&str, &str)] = &[("app/a", "root.work"), ("app/b", "root.work"), ("app/b", "moving.work")];
 
 /// What is checked.

@@ -10,8 +10,7 @@ use crate::mesh::Mesh;
 /// an HTTP/2 connection to an endpoint that has gone is closed behind its last answer ("Connection was closed while
 /// dispatching frames", with no request pending), and `upstream_cx_destroy_with_active_rq`, for each TCP connection.
 const ALARMS: &str = "(upstream_cx_connect_fail|upstream_cx_connect_timeout|upstream_cx_none_healthy\
-     |upstream_rq_pending_failure_eject\
-     |upstream_rq_rx_reset|upstream_rq_tx_reset|upstream_rq_timeout|upstream_rq_retry|upstream_rq_5xx\
+     |upstream_rq_pending_failure_eject|upstream_rq_rx_reset|upstream_rq_tx_reset|upstream_rq_timeout|upstream_rq_retry|upstream_rq_5xx\
      |downstream_rq_4xx|downstream_rq_5xx|downstream_rq_rx_reset|downstream_rq_tx_reset|downstream_cx_protocol_error\
      |downstream_cx_destroy_local_active_rq|downstream_cx_destroy_remote_active_rq|downstream_cx_no_route\
      |rq_reset_after_downstream_response_started|no_cluster|no_route|no_filter_chain_match|rbac..*denied\
@@ -29,7 +28,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// The alarms since the last look, as `POD COUNTER +N`. A pod that ends while it is looked at has none.
+    /// The alarms since the last look, as `POD COUNTER +N`. Not while pods come and go.
     pub(super) fn look(&mut self, mesh: &Mesh) -> anyhow::Result<Vec<String>> {
         let mut new = Vec::new();
         for pod in mesh.client().status()?.pods.into_iter().filter(|pod| pod.meshed && pod.ready) {

@@ -22,8 +22,8 @@ fn run(line: &str, modes: &[Discovery]) {
     let lasts = Duration::from_secs(seconds) / u32::try_from(modes.len()).expect("few");
     let mesh = start("churn", line);
     let mut checks = Checks::default();
-    for discovery in modes {
-        let churn = Churn { discovery: *discovery, seed: 1, lasts };
+    for (seed, discovery) in (1..).step_by(1000).zip(modes) {
+        let churn = Churn { discovery: *discovery, seed, lasts };
         if !churn.run(&mesh, &mut checks.0).expect("it runs") {
             break;
         }
