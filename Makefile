@@ -40,6 +40,6 @@ fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low
 	done
 
 bench: setup ## Measure each stage of a change by mesh size, and the way from a file to 20 Envoys, into target/bench/
-	cargo bench --locked --bench stages
+	cargo bench --locked --bench stages --bench source
 	cargo build --release --locked --workspace
 	cargo run --release --locked --package weft-e2e --bin bench

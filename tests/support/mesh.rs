@@ -1,5 +1,7 @@
 //! A mesh of any size: `services` Services in namespaces of a hundred, each with `PODS` meshed pods in an EndpointSlice.
 
+#![allow(dead_code, unreachable_pub, reason = "each test and benchmark uses a part of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -29,13 +31,19 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// A mesh of so many Services, each with [`PODS`] pods.
     pub fn of(services: usize, endpoints: Endpoints) -> Self {
+        Self::with(services, PODS, endpoints)
+    }
+
+    /// A mesh of so many Services, each with so many pods.
+    pub fn with(services: usize, pods: usize, endpoints: Endpoints) -> Self {
         let mut mesh = Self { world: World::default(), translator: Translator::default(), snapshot: Snapshot::empty() };
         let mut dirty = Dirty::default();
         for number in 0..services {
-            let pods = (0..PODS).map(|replica| pod(number, replica)).map(Object::Pod);
-            let slices = matches!(endpoints, Endpoints::Sliced).then(|| Object::EndpointSlice(slice(number, PODS)));
-            for object in pods.chain(slices).chain([Object::Service(service(number))]) {
+            let of_service = (0..pods).map(|replica| pod(number, replica)).map(Object::Pod);
+            let slices = matches!(endpoints, Endpoints::Sliced).then(|| Object::EndpointSlice(slice(number, pods)));
+            for object in of_service.chain(slices).chain([Object::Service(service(number))]) {
                 dirty.merge(mesh.world.apply(Event::Apply(object)));
             }
         }

@@ -143,8 +143,10 @@ impl Disk {
                         _ => Content::Gone,
                     };
                     self.unwatch(&path);
-                    let gone = catalog.below(&path).map(|file| (file.to_owned(), content.clone()));
-                    files.extend(gone.inspect(|(file, _)| drop(self.stamps.remove(file))));
+                    for file in catalog.below(&path) {
+                        self.stamps.remove(file);
+                        files.push((file.to_owned(), content.clone()));
+                    }
                 }
             }
         }
