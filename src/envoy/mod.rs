@@ -22,4 +22,4 @@ pub mod route;
 mod tls;
 pub mod translate;
 
-pub use translate::Translator;
+pub use translate::{Translated, Translator, Work};
