@@ -19,6 +19,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::registry::lock;
@@ -149,18 +150,23 @@ impl Admission {
         self.turns.acquire().await.ok() // never closed
     }
 
-    /// Runs `future` with a turn for each of its steps.
-    pub(crate) async fn in_turns<F: Future>(&self, future: F) -> F::Output {
+    /// Runs `future` with a turn for each of its steps; `None` if others than this server let it wait for longer than
+    /// `patience` in all. Waiting for turns does not count, or a server that is slow would send all away to come again.
+    pub(crate) async fn in_turns<F: Future>(&self, future: F, patience: Duration) -> Option<F::Output> {
         let mut future = pin!(future);
+        let mut waited = Duration::ZERO;
         loop {
             let turn = self.turn().await;
             if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
-                return output;
+                return Some(output);
             }
             drop(turn);
             // The future has taken this task's waker: once it is woken, there is another step to do.
             let mut woken = false;
-            poll_fn(|_| if std::mem::replace(&mut woken, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+            let wake = poll_fn(|_| if std::mem::replace(&mut woken, true) { Poll::Ready(()) } else { Poll::Pending });
+            let since = Instant::now();
+            tokio::time::timeout(patience.saturating_sub(waited), wake).await.ok()?;
+            waited += since.elapsed();
         }
     }
 
@@ -223,12 +229,12 @@ mod tests {
         Admission { turns: Semaphore::new(1), ..Admission::new(&Limits { connections, ..Limits::default() }) }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn newcomers_take_turns_and_hold_none_while_they_wait() {
         let admission = Arc::new(admission(1));
         let (wake, woken) = oneshot::channel::<()>();
         let stalled = admission.clone();
-        let stalled = tokio::spawn(async move { stalled.in_turns(woken).await });
+        let stalled = tokio::spawn(async move { stalled.in_turns(woken, Duration::from_secs(1)).await });
         tokio::task::yield_now().await;
         let turn = admission.turn().now_or_never().flatten().expect("one who waits for a peer has no turn");
         wake.send(()).expect("it waits");
@@ -236,10 +242,14 @@ mod tests {
         assert!(second.as_mut().now_or_never().is_none(), "one at a time");
         tokio::task::yield_now().await;
         assert_eq!(admission.counts().waiting, 2);
+        tokio::time::sleep(Duration::from_secs(10)).await; // its turn is late, which is not its fault
         drop(turn);
         assert!(second.await.is_some());
-        stalled.await.expect("no panic").expect("woken");
+        stalled.await.expect("no panic").expect("in time").expect("woken");
         assert_eq!(admission.counts().waiting, 0);
+        let start = Instant::now();
+        let never = admission.in_turns(std::future::pending::<()>(), Duration::from_secs(1)).await;
+        assert_eq!((never, start.elapsed()), (None, Duration::from_secs(1)));
     }
 
     #[tokio::test]

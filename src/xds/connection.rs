@@ -19,8 +19,10 @@ use tokio_util::task::TaskTracker;
 use super::admission::Place;
 use super::service::Server;
 
-/// TLS must be done within this time, and a good token shown within the same time again.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+/// A peer may let a handshake wait for this long in all.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A good token must be shown within this time after the handshake.
+const INTRODUCTION: Duration = Duration::from_secs(30);
 /// What HTTP/2 takes of a client beyond what its stream reads: the smallest that the standard allows to start with.
 const WINDOW: u32 = 65_535;
 /// Bytes of responses that HTTP/2 asks for before the client reads: handles to shared frames, and one frame more.
@@ -76,12 +78,12 @@ async fn encrypted(server: Server, acceptor: TlsAcceptor, socket: TcpStream, pee
     let _ = socket.set_nodelay(true);
     let shutdown = server.shutdown().clone();
     let handshake = acceptor.accept_with(socket, |tls| tls.set_buffer_limit(Some(TLS_BUFFER)));
-    let handshake = tokio::time::timeout(INTRODUCTION, server.admission().in_turns(handshake));
+    let handshake = server.admission().in_turns(handshake, HANDSHAKE);
     let stream = tokio::select! {
         finished = handshake => match finished {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::info!(%peer, %error, "TLS handshake failed on the xDS port"),
-            Err(_) => return tracing::info!(%peer, "TLS handshake timed out on the xDS port"),
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return tracing::info!(%peer, %error, "TLS handshake failed on the xDS port"),
+            None => return tracing::info!(%peer, "TLS handshake timed out on the xDS port"),
         },
         () = shutdown.cancelled() => return,
     };

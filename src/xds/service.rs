@@ -152,7 +152,9 @@ impl Server {
     ) -> Result<http::Response<ResponseBody>, Status> {
         not_compressed(headers)?;
         let checked = async { self.authenticator.authenticate(bearer(headers.get(header::AUTHORIZATION))?).await };
-        let identity = self.shared.admission.in_turns(checked).await.map_err(|error| {
+        let identity = self.shared.admission.in_turns(checked, connection::HANDSHAKE).await;
+        let late = || Err(AuthError::Unavailable("that takes too long".to_owned()));
+        let identity = identity.unwrap_or_else(late).map_err(|error| {
             tracing::warn!(peer, reason = %error, "refused an xDS stream: not authenticated");
             self.shared.admission.refuse();
             match error {

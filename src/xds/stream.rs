@@ -185,7 +185,7 @@ async fn run<R: Request + Message + Default>(
             },
             () = sleep_until(deadline) => {}
             () = place.drain.cancelled(), if leave_by.is_none() => {
-                leave_by = Some(Instant::now() + shared.limits.grace);
+                leave_by = Some((tokio::time::Instant::now() + shared.limits.grace).into_std());
             }
             () = sleep_until(leave_by) => return Ok(()),
         }
