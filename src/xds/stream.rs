@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  requests ─┐
-//!  snapshots ┼─▶ session ──poll, when there is room──▶ a channel of one frame ──▶ HTTP/2
+//!  snapshots ┼─▶ session ──poll, when there is room──▶ frames ──▶ a channel of one frame ──▶ HTTP/2
 //!  secrets  ─┤
 //!  time     ─┘
 //! ```
@@ -15,16 +15,19 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use futures::FutureExt;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
+use super::admission::{Admission, Limits, Place};
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
+use super::frames::Frames;
 use super::registry::{Registration, Registry, lock};
+use super::requests::Requests;
 use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
 use super::subscription::SubscriptionError;
-use super::wire;
 
 /// Requests that are taken before the next response is made, so that only the newest of a type is answered (rule 35).
 const BATCH: usize = 64;
@@ -70,14 +73,18 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) patience: Patience,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) frames: Arc<Frames>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// Serves one stream until it ends; `Err` is the status that it ends with.
-pub(crate) async fn serve<R: Request>(
+pub(crate) async fn serve<R: Request + Message + Default>(
     shared: Shared,
     identity: ProxyIdentity,
     peer: String,
-    mut requests: Streaming<R>,
+    place: Arc<Place>,
+    mut requests: Requests<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
     let first = tokio::select! {
@@ -101,17 +108,18 @@ pub(crate) async fn serve<R: Request>(
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
-    let ended = run(&shared, &session, registration, first, requests, responses).await;
+    let ended = run(&shared, &session, registration, &place, first, requests, responses).await;
     tracing::info!(%proxy, reason = ended.as_ref().err().map(|status| status.message()), "proxy disconnected");
     ended
 }
 
-async fn run<R: Request>(
+async fn run<R: Request + Message + Default>(
     shared: &Shared,
     session: &Mutex<Session>,
     registration: Registration,
+    place: &Place,
     first: R,
-    mut requests: Streaming<R>,
+    mut requests: Requests<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
     let mut secrets = shared.secrets.changes();
@@ -119,23 +127,34 @@ async fn run<R: Request>(
     first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
     take_stock(session, &registration);
     let mut more = true; // there may be something to say
+    let mut settled = None; // the snapshot that the client has answered everything of
+    let mut new = true; // it takes turns with other newcomers until it has settled once
+    let mut leave_by = None; // the connection is to be closed
     loop {
+        if leave_by.is_some() && !more && settled.is_some() {
+            return Ok(()); // nothing is on its way
+        }
         let deadline = lock(session).deadline(Instant::now());
         tokio::select! {
             () = shared.shutdown.cancelled() => return Err(draining()),
             room = responses.reserve(), if more => {
                 let Ok(room) = room else { return Ok(()) }; // the client went away
+                let turn = if new { shared.admission.turn().await } else { None };
                 let (response, answered) = {
                     let mut session = lock(session);
-                    (session.poll(Instant::now()), session.answered())
+                    let response = session.poll(Instant::now());
+                    settled = session.settled();
+                    (response, session.answered())
                 };
+                new &= settled.is_none();
                 match response {
-                    Some(response) => room.send(Ok(wire::encode(R::PROTOCOL, response))),
+                    Some(response) => room.send(Ok(shared.frames.frame(R::PROTOCOL, response))),
                     None => more = false,
                 }
                 if let Some(revision) = answered.filter(|_| !more) {
                     registration.answered(revision);
                 }
+                drop(turn);
                 continue;
             }
             request = requests.message() => {
@@ -153,6 +172,10 @@ async fn run<R: Request>(
                 Err(_) => secrets_live = false,
             },
             () = sleep_until(deadline) => {}
+            () = place.drain.cancelled(), if leave_by.is_none() => {
+                leave_by = Some((tokio::time::Instant::now() + shared.limits.grace).into_std());
+            }
+            () = sleep_until(leave_by) => return Ok(()),
         }
         take_stock(session, &registration);
         more = true;
