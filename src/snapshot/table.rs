@@ -7,7 +7,7 @@ use std::time::Instant;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::{Change, Fallback, Pushed, Resource, ResourceName, ResourceType, View};
+use super::{Change, Fallback, Hosts, Pushed, Resource, ResourceName, ResourceType, View};
 use crate::mesh::ProxyId;
 
 type Table = OrdMap<ResourceName, Arc<Resource>>;
@@ -80,7 +80,7 @@ impl Snapshot {
             }
             DiffItem::Remove(proxy, _) => Change::RemoveView(proxy.clone()),
         }));
-        if let Some(fallback) = self.fallback.as_ref().filter(|_| !same_fallback(base, self)) {
+        if let Some(fallback) = self.fallback.as_ref().filter(|_| self.fallback_since(base).is_some()) {
             changes.push(Change::Fallback(fallback.clone()));
         }
         changes
@@ -200,14 +200,25 @@ impl Snapshot {
                 names.extend(self.wildcard(proxy, kind));
             }
         }
-        let fallback_changed = kind == ResourceType::Cluster && !same_fallback(base, self);
-        if fallback_changed && let Some(Pushed::Only(only)) = new.map(|view| &view.pushed) {
-            names.extend(only.iter().cloned());
+        let hosts = self.fallback_since(base).filter(|_| kind == ResourceType::Cluster);
+        if let (Some(hosts), Some(Pushed::Only(only))) = (&hosts, new.map(|view| &view.pushed)) {
+            names.extend(only.iter().filter(|name| hosts.contain(name)).cloned());
         }
-        if fallback_changed || !known {
-            names.extend(asked.into_iter().cloned());
+        if hosts.is_some() || !known {
+            let differs = |name: &&ResourceName| !known || hosts.as_ref().is_some_and(|hosts| hosts.contain(name));
+            names.extend(asked.into_iter().filter(differs).cloned());
         }
         names
+    }
+
+    /// Where the fallback may answer other than that of `base`; `None` if it is the same.
+    pub fn fallback_since(&self, base: &Self) -> Option<Hosts> {
+        match (&base.fallback, &self.fallback) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => None,
+            (Some(old), Some(new)) => Some(new.since(&**old)),
+            (None, None) => None,
+            _ => Some(Hosts::All),
+        }
     }
 
     /// The name as the table holds it, so that subscriptions share their text with the table.
@@ -247,13 +258,5 @@ fn pushed_changes(base: &Snapshot, next: &Snapshot, proxy: &ProxyId) -> BTreeSet
         (Some(Pushed::All), Some(Pushed::All)) => BTreeSet::new(),
         (Some(Pushed::Only(old)), Some(Pushed::Only(new))) => old.symmetric_difference(&new).cloned().collect(),
         _ => &base.wildcard(proxy, ResourceType::Cluster) | &next.wildcard(proxy, ResourceType::Cluster),
-    }
-}
-
-fn same_fallback(a: &Snapshot, b: &Snapshot) -> bool {
-    match (&a.fallback, &b.fallback) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (None, None) => true,
-        _ => false,
     }
 }

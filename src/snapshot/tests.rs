@@ -16,6 +16,10 @@ impl Fallback for Echo {
     fn cluster(&self, name: &ResourceName) -> Option<Arc<Resource>> {
         name.as_str().starts_with('f').then(|| resource(ResourceType::Cluster, name.as_str(), self.0))
     }
+
+    fn since(&self, _: &dyn Fallback) -> Hosts {
+        Hosts::All
+    }
 }
 
 fn proxy() -> ProxyId {

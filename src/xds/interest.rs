@@ -4,13 +4,13 @@
 //! change wakes those who use it and nobody else, and thousands of streams with the same thousand subscriptions cost a
 //! thousand bitmaps and not millions of entries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use roaring::RoaringBitmap;
 
 use super::subscription::Changed;
 use crate::mesh::ProxyId;
-use crate::snapshot::{Change, Pushed, ResourceName, ResourceType, View};
+use crate::snapshot::{Change, Hosts, Pushed, ResourceName, ResourceType, Snapshot, View};
 
 /// The number of a live stream.
 pub(crate) type Slot = u32;
@@ -29,6 +29,8 @@ pub(crate) struct Key {
 pub(crate) struct Interest {
     all: RoaringBitmap,
     named: HashMap<Key, RoaringBitmap>,
+    /// The names of clusters in `named`, by host.
+    hosts: HashMap<String, BTreeSet<ResourceName>>,
     wildcard: HashMap<ResourceType, RoaringBitmap>,
     /// Streams whose wildcard contains every shared cluster.
     pushed_all: RoaringBitmap,
@@ -56,7 +58,7 @@ impl Interest {
             streams.remove(slot);
         }
         for key in names {
-            remove(&mut self.named, &key, slot);
+            self.forget(key, slot);
         }
         remove(&mut self.proxies, proxy, slot);
     }
@@ -64,10 +66,13 @@ impl Interest {
     /// What the stream subscribes to of a type has changed.
     pub(crate) fn subscribed(&mut self, slot: Slot, kind: ResourceType, changed: &Changed) {
         for name in &changed.dropped {
-            remove(&mut self.named, &Key { kind, name: name.clone() }, slot);
+            self.forget(Key { kind, name: name.clone() }, slot);
         }
         for name in &changed.added {
             self.named.entry(Key { kind, name: name.clone() }).or_default().insert(slot);
+            if kind == ResourceType::Cluster {
+                self.hosts.entry(host(name).to_owned()).or_default().insert(name.clone());
+            }
         }
         if changed.wildcard_added {
             self.wildcard.entry(kind).or_default().insert(slot);
@@ -109,13 +114,35 @@ impl Interest {
         self.proxies.get(proxy).cloned().unwrap_or_default()
     }
 
-    /// The streams that see something different after this change.
-    pub(crate) fn concerned(&self, change: &Change) -> RoaringBitmap {
-        match change {
+    /// The streams to which this step from `before` to `after` makes a difference.
+    pub(crate) fn concerned(&self, step: &Change, before: &Snapshot, after: &Snapshot) -> RoaringBitmap {
+        match step {
             Change::Put(resource) => self.of(&Key { kind: resource.kind, name: resource.name.clone() }),
             Change::Remove(kind, name) => self.of(&Key { kind: *kind, name: name.clone() }),
             Change::PutView(proxy, _) | Change::RemoveView(proxy) => self.of_proxy(proxy),
-            Change::Fallback(_) => self.all.clone(),
+            Change::Fallback(_) => match after.fallback_since(before) {
+                None => RoaringBitmap::new(),
+                Some(Hosts::All) => self.all.clone(),
+                Some(Hosts::Only(hosts)) => {
+                    let names = hosts.iter().filter_map(|host| self.hosts.get(host)).flatten();
+                    let streams = names.map(|name| self.of(&Key { kind: ResourceType::Cluster, name: name.clone() }));
+                    streams.fold(RoaringBitmap::new(), |all, streams| all | streams)
+                }
+            },
+        }
+    }
+
+    /// The stream no longer subscribes to this name.
+    fn forget(&mut self, key: Key, slot: Slot) {
+        remove(&mut self.named, &key, slot);
+        if key.kind == ResourceType::Cluster
+            && !self.named.contains_key(&key)
+            && let Some(names) = self.hosts.get_mut(host(&key.name))
+        {
+            names.remove(&key.name);
+            if names.is_empty() {
+                self.hosts.remove(host(&key.name));
+            }
         }
     }
 
@@ -140,6 +167,11 @@ impl Interest {
         }
         self.pushed_of.extend(new.map(|pushed| (slot, pushed.clone())));
     }
+}
+
+/// What a cluster's name says before the port.
+fn host(name: &ResourceName) -> &str {
+    name.as_str().rsplit_once(':').map_or(name.as_str(), |(host, _)| host)
 }
 
 /// Takes a stream out of a set, and the set out of the map when it is empty.

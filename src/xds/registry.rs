@@ -297,7 +297,7 @@ impl State {
         let mut resources = BTreeMap::new();
         for (before, served) in lanes {
             for step in next.since(before) {
-                streams |= self.interest.concerned(&step) & served;
+                streams |= self.interest.concerned(&step, before, next) & served;
                 match step {
                     Change::Put(resource) => {
                         let key = Key { kind: resource.kind, name: resource.name.clone() };

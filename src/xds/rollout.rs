@@ -359,7 +359,12 @@ impl Rollout {
         if self.canary.proxies == 0 {
             return canaries;
         }
-        let tables = steps.iter().filter(|step| is_tried(step)).map(|step| interest.concerned(step));
+        let tables = steps.iter().filter_map(|step| match step {
+            Change::Put(resource) if resource.kind != ResourceType::Endpoints => {
+                Some(interest.of(&Key { kind: resource.kind, name: resource.name.clone() }))
+            }
+            _ => None,
+        });
         for streams in tables.chain(self.shared(steps, interest).into_values()) {
             if streams.len() <= self.canary.proxies {
                 continue;
@@ -387,11 +392,6 @@ impl Rollout {
             Change::RemoveView(_) | Change::Fallback(_) => true,
         }
     }
-}
-
-/// Whether a change may be refused and break something.
-fn is_tried(step: &Change) -> bool {
-    matches!(step, Change::Put(resource) if resource.kind != ResourceType::Endpoints)
 }
 
 fn number(revision: &mut u64, snapshot: &Snapshot) -> Arc<Snapshot> {

@@ -29,6 +29,9 @@ pub(super) struct Services {
 /// A cluster of an address, with its endpoints.
 struct Part<'a> {
     name: ResourceName,
+    /// Whom its pods prove to be, and the name of its endpoints, which says so.
+    identities: BTreeSet<SpiffeId>,
+    endpoints: ResourceName,
     /// What its name in statistics ends with.
     suffix: &'static str,
     backends: &'a [Backend],
@@ -119,34 +122,46 @@ fn publish(
     for part in &new {
         let Some(service) = after.map(|plan| &plan.key) else { continue };
         let last = old.iter().find(|old| same_service && old.name == part.name);
-        let identities = identities(part.backends);
-        if last.is_none_or(|last| self::identities(last.backends) != identities) {
+        if last.is_none_or(|last| last.identities != part.identities) {
             let message = cluster::service(
                 part.name.as_str(),
+                part.endpoints.as_str(),
                 names::stat_name(service, address.port()) + part.suffix,
                 names::sni(service, address.port()),
-                &identities,
+                &part.identities,
                 trust_domain,
             );
-            out.put(ResourceType::Cluster, part.name.clone(), &message, Some(service_ref(service)));
+            let origin = Some(service_ref(service));
+            let resource = out.encode(ResourceType::Cluster, part.name.clone(), &message, origin);
+            out.changes.push(Change::Put(Arc::new(resource.with_endpoints(part.endpoints.clone()))));
         }
-        if last.is_none_or(|last| last.backends != part.backends) {
-            let message = cluster::endpoints(part.name.as_str(), part.backends);
-            out.put(ResourceType::Endpoints, part.name.clone(), &message, Some(service_ref(service)));
+        if last.is_none_or(|last| last.backends != part.backends || last.endpoints != part.endpoints) {
+            let message = cluster::endpoints(part.endpoints.as_str(), part.backends);
+            out.put(ResourceType::Endpoints, part.endpoints.clone(), &message, Some(service_ref(service)));
         }
     }
-    for gone in old.into_iter().filter(|old| new.iter().all(|new| new.name != old.name)) {
-        out.changes.push(Change::Remove(ResourceType::Cluster, gone.name.clone()));
-        out.changes.push(Change::Remove(ResourceType::Endpoints, gone.name));
+    for old in old {
+        if new.iter().all(|new| new.name != old.name) {
+            out.changes.push(Change::Remove(ResourceType::Cluster, old.name));
+        }
+        if new.iter().all(|new| new.endpoints != old.endpoints) {
+            out.changes.push(Change::Remove(ResourceType::Endpoints, old.endpoints));
+        }
     }
 }
 
 fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     let Some(port) = port(plan, address) else { return Vec::new() };
-    let own = Part { name: names::destination(address), suffix: "", backends: &port.backends };
-    let routed = port.routed.iter();
-    let split = routed.map(|split| Part { name: names::split(address), suffix: "/split", backends: &split.backends });
-    std::iter::once(own).chain(split).collect()
+    let own = part(names::destination(address), "", &port.backends);
+    let routed = port.routed.iter().map(|split| part(names::split(address), "/split", &split.backends));
+    std::iter::once(own).chain(routed).collect()
+}
+
+fn part<'a>(name: ResourceName, suffix: &'static str, backends: &'a [Backend]) -> Part<'a> {
+    let endpoints = backends.iter().flat_map(|backend| &backend.endpoints);
+    let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
+    let endpoints = names::endpoints(&name, &identities);
+    Part { name, identities, endpoints, suffix, backends }
 }
 
 fn port(plan: &ServicePlan, address: SocketAddr) -> Option<&PortPlan> {
@@ -155,8 +170,4 @@ fn port(plan: &ServicePlan, address: SocketAddr) -> Option<&PortPlan> {
 
 fn addresses(plan: &ServicePlan) -> impl Iterator<Item = SocketAddr> {
     plan.ips.iter().flat_map(|ip| plan.ports.iter().map(|port| SocketAddr::new(*ip, port.port)))
-}
-
-fn identities(backends: &[Backend]) -> BTreeSet<SpiffeId> {
-    backends.iter().flat_map(|backend| &backend.endpoints).filter_map(|endpoint| endpoint.identity.clone()).collect()
 }

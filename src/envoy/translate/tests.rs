@@ -22,9 +22,12 @@ impl Mesh {
     /// The changes that an event leads to, each as a word and a name.
     fn change(&mut self, event: Event) -> Vec<String> {
         let dirty = self.world.apply(event);
+        // Without what names of endpoints say of identities.
+        let short =
+            |name: &crate::snapshot::ResourceName| name.as_str().split('@').next().unwrap_or_default().to_owned();
         let word = |change: Change| match change {
-            Change::Put(resource) => format!("put {:?} {}", resource.kind, resource.name),
-            Change::Remove(kind, name) => format!("remove {kind:?} {name}"),
+            Change::Put(resource) => format!("put {:?} {}", resource.kind, short(&resource.name)),
+            Change::Remove(kind, name) => format!("remove {kind:?} {}", short(&name)),
             Change::PutView(proxy, _) => format!("view {proxy}"),
             Change::RemoveView(proxy) => format!("no view {proxy}"),
             Change::Fallback(_) => "addresses".to_owned(),
@@ -51,7 +54,13 @@ fn a_service_is_a_cluster_and_its_endpoints_and_a_pod_is_a_view() {
     assert_eq!(mesh.apply(Object::Service(cart())), ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80"]);
     assert_eq!(
         mesh.apply(Object::Pod(cart_pod())),
-        ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80", "view cart-1.shop", "addresses"]
+        [
+            "put Cluster 10.96.0.5:80",
+            "put Endpoints 10.96.0.5:80",
+            "remove Endpoints 10.96.0.5:80", // those of the cluster that believed nobody
+            "view cart-1.shop",
+            "addresses"
+        ]
     );
     assert_eq!(mesh.apply(Object::Pod(cart_pod())), Vec::<String>::new());
     assert_eq!(

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::mesh::PodKey;
 use crate::snapshot::ResourceType::{Cluster, Endpoints, Listener};
-use crate::snapshot::Snapshot;
 use crate::xds::subscription::Subscription;
 use crate::xds::testing::*;
 
@@ -118,7 +117,7 @@ proptest! {
                         }
                     }
                     let mut concerned = RoaringBitmap::new();
-                    steps.iter().for_each(|step| concerned |= interest.concerned(step));
+                    steps.iter().for_each(|step| concerned |= interest.concerned(step, &snapshot, &next));
                     for slot in 0..STREAMS {
                         let differs = seen(&snapshot, &subscriptions, slot) != seen(&next, &subscriptions, slot);
                         prop_assert!(!differs || concerned.contains(slot), "stream {} is not woken", slot);
@@ -138,7 +137,8 @@ fn a_change_concerns_those_who_use_it_and_nobody_else() {
         let changed = Changed { added: [format!("10.96.0.{}:80", slot % 100).into()].into(), ..Changed::default() };
         interest.subscribed(slot, Endpoints, &changed);
     }
-    let concerned = interest.concerned(&put(Endpoints, "10.96.0.7:80", 1));
+    let empty = Snapshot::empty();
+    let concerned = interest.concerned(&put(Endpoints, "10.96.0.7:80", 1), &empty, &empty);
     assert_eq!(concerned.iter().collect::<Vec<_>>(), (7..1_000).step_by(100).collect::<Vec<_>>());
-    assert!(interest.concerned(&put(Cluster, "10.96.0.7:80", 1)).is_empty());
+    assert!(interest.concerned(&put(Cluster, "10.96.0.7:80", 1), &empty, &empty).is_empty());
 }

@@ -8,8 +8,7 @@
 //! Nothing is queued: `poll` is called when the stream can be written and compares what the client has with the newest
 //! snapshot. The rules that are named in comments are those of the xDS rule book; each is a test of that name.
 //!
-//! An EDS cluster's endpoints have the cluster's own name: so the session knows which endpoints to send behind a
-//! cluster without reading the cluster.
+//! A cluster's resource names its endpoints: so the session knows which to send behind it without reading it.
 
 mod held;
 mod render;
@@ -101,11 +100,11 @@ pub struct Session {
     patience: Patience,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
-    /// Clusters sent before the first request for endpoints, whose endpoints are sent whatever versions that request
-    /// claims (rule 23).
+    /// Endpoints of clusters that were sent before the first request for endpoints: they are sent whatever versions
+    /// that request claims (rule 23).
     owed: BTreeSet<ResourceName>,
     /// Clusters that the client waits for by name, whose endpoints follow before it asks for them.
-    ahead: Vec<ResourceName>,
+    ahead: Vec<Arc<Resource>>,
     unknown: VecDeque<Response>,
     unknown_count: u64,
     /// What the subscriptions changed, for the index of who subscribes to what.
@@ -334,23 +333,32 @@ impl Session {
             return;
         }
         let owed = std::mem::take(&mut self.owed);
-        self.endpoints_due(owed);
+        if let Some(held) = self.types.get_mut(&kind) {
+            let names = held.subscription.names();
+            held.due.extend(owed.into_iter().filter(|name| names.contains(name)));
+        }
     }
 
     /// A cluster that was sent waits for its endpoints, even if they did not change (rules 14, 23, 31).
-    fn endpoints_due(&mut self, clusters: impl IntoIterator<Item = ResourceName>) {
+    fn endpoints_due(&mut self, clusters: Vec<Arc<Resource>>) {
         let Some(held) = self.types.get_mut(&ResourceType::Endpoints) else {
-            self.owed.extend(clusters);
+            self.owed.extend(clusters.iter().filter_map(|cluster| cluster.endpoints.clone()));
             return;
         };
-        let (due, unasked): (Vec<_>, Vec<_>) =
-            clusters.into_iter().partition(|name| held.subscription.names().contains(name));
-        held.touched |= !due.is_empty();
-        held.due.extend(due);
+        let mut unasked = Vec::new();
+        for cluster in clusters {
+            match &cluster.endpoints {
+                Some(name) if held.subscription.names().contains(name) => {
+                    held.touched = true;
+                    held.due.insert(name.clone());
+                }
+                Some(_) => unasked.push(cluster),
+                None => {}
+            }
+        }
         if self.protocol == Protocol::Delta {
-            let named = |name: &ResourceName| self.subscribes(ResourceType::Cluster, name);
-            let waited_for: Vec<_> = unasked.into_iter().filter(named).collect();
-            self.ahead.extend(waited_for);
+            unasked.retain(|cluster| self.subscribes(ResourceType::Cluster, &cluster.name));
+            self.ahead.extend(unasked);
         }
     }
 
@@ -363,12 +371,13 @@ impl Session {
     /// so they follow the cluster at once, which spares that request one way to here and back. Envoy asks for them all
     /// the same and is answered (rule 16), so nothing is noted but the response.
     fn send_ahead(&mut self, snapshot: &Arc<Snapshot>, now: Instant) -> Option<Response> {
-        let mut names = std::mem::take(&mut self.ahead);
-        names.retain(|name| {
-            self.subscribes(ResourceType::Cluster, name) && !self.subscribes(ResourceType::Endpoints, name)
-        });
-        let get = |name| snapshot.get(&self.proxy, ResourceType::Endpoints, &name);
-        let endpoints: Vec<_> = names.into_iter().filter_map(get).collect();
+        let ahead = std::mem::take(&mut self.ahead);
+        let waited_for = |cluster: Arc<Resource>| {
+            let name = cluster.endpoints.as_ref().filter(|_| self.subscribes(ResourceType::Cluster, &cluster.name))?;
+            let ahead = !self.subscribes(ResourceType::Endpoints, name);
+            ahead.then(|| snapshot.get(&self.proxy, ResourceType::Endpoints, name)).flatten()
+        };
+        let endpoints: Vec<_> = ahead.into_iter().filter_map(waited_for).collect();
         if endpoints.is_empty() {
             return None;
         }

@@ -75,7 +75,7 @@ impl Session {
             resources = self.everything(kind, snapshot);
         }
         if kind == ResourceType::Cluster {
-            self.endpoints_due(items.iter().map(|item| item.resource.name.clone()).collect::<Vec<_>>());
+            self.endpoints_due(items.iter().map(|item| item.resource.clone()).collect());
         }
         self.respond(kind, snapshot, resources, removed, items, now)
     }
@@ -87,7 +87,10 @@ impl Session {
                 Some(held) => held.acknowledged(snapshot),
                 None => kind == ResourceType::Route, // a listener may have its routes inside
             });
+        // Until a changed cluster is warm, the one in use goes on with endpoints that may have left with the change.
+        let warming = self.warming_until().is_some_and(|until| now < until);
         for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+            let unused = unused && !(warming && kind == ResourceType::Endpoints);
             let Some(held) = self.types.get_mut(&kind) else { continue };
             let complete = held.complete;
             let due =
