@@ -39,6 +39,8 @@ fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low
 		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench: setup ## Measure the way from a file to 20 Envoys, into target/bench/
+bench: setup ## Measure the way from a file to 20 Envoys and to thousands of fake ones, into target/bench/
 	cargo build --release --locked --workspace
-	cargo run --release --locked --package weft-e2e --bin bench
+	cd e2e/load/go-control-plane && go build -o ../../../target/go-control-plane .
+	target/release/bench
+	target/release/xds --seconds 300
