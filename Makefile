@@ -44,7 +44,9 @@ fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low
 		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench: setup ## Measure each stage of a change by mesh size, and the way from a file to 20 Envoys, into target/bench/
+bench: setup ## Measure each stage of a change by mesh size, the way to 20 Envoys and to thousands of fake ones (Go needed)
 	cargo bench --locked --bench stages --bench source
 	cargo build --release --locked --workspace
-	cargo run --release --locked --package weft-e2e --bin bench
+	@e2e/scripts/go-control-plane
+	target/release/bench
+	target/release/xds --seconds 300
