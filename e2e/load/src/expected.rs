@@ -53,7 +53,7 @@ fn translate(mesh: &MeshDirectory) -> anyhow::Result<Snapshot> {
             _ => {}
         }
     }
-    Ok(Snapshot::empty().with(Translator::default().translate(&world, &dirty)))
+    Ok(Snapshot::empty().with(Translator::default().translate(&world, &dirty).changes))
 }
 
 fn against_snapshot(sidecar: &Sidecar, snapshot: &Snapshot, catalog: &Catalog) -> anyhow::Result<usize> {
