@@ -16,6 +16,7 @@ mod connection;
 mod frames;
 mod interest;
 mod ledger;
+mod name_pool;
 pub mod registry;
 pub mod requests;
 mod rollout;

@@ -61,6 +61,7 @@ impl Server {
             secrets,
             registry,
             patience: Patience::default(),
+            names: Arc::default(),
             shutdown,
             frames: Arc::default(),
             admission: Arc::new(Admission::new(&limits)),
