@@ -63,8 +63,9 @@ impl Limits {
     }
 }
 
-/// Connections that have not shown a token yet. Beyond that no more are accepted for a while, and wait in the kernel.
-const UNKNOWN: usize = 4_096;
+/// Connections that have not shown a token yet, as when all of a mesh of some thousand sidecars come at once. Beyond
+/// that no more are accepted for a while, and wait in the kernel.
+const UNKNOWN: usize = 8_192;
 
 /// Lets newcomers in.
 #[derive(Debug)]
