@@ -170,3 +170,22 @@ fn rule_34_what_was_refused_with_others_may_be_there_although_its_next_version_i
     s.wait(Patience::default().removal);
     assert_eq!(s.says(), ["Cluster -a -bad"], "the client may have taken what came beside the bad one");
 }
+
+#[test]
+fn rule_31_a_cluster_that_is_stated_as_it_was_before_a_refusal_gets_its_endpoints_again() {
+    let endpoints = [put(Endpoints, "a", 1), put(Endpoints, "b", 1)];
+    let mut s = Script::sotw([eager(), put(Cluster, "a", 1), put(Cluster, "b", 1)].into_iter().chain(endpoints));
+    for (kind, names) in [(Cluster, &[][..]), (Endpoints, &["a", "b"])] {
+        s.names(kind, names);
+        s.says();
+        s.ack(kind);
+    }
+    s.publish([put(Cluster, "a", 2), put(Cluster, "b", 9)]);
+    assert_eq!(s.says(), ["Cluster a2 b9", "Endpoints a1 b1"]);
+    s.ack(Endpoints);
+    s.nack(Cluster);
+    assert_eq!(s.says(), ["Cluster a1 b9", "Endpoints a1 b1"], "a was taken, and is now another again");
+    s.ack(Endpoints);
+    s.nack(Cluster);
+    assert_eq!(s.says(), ["Cluster a2 b1", "Endpoints a1 b1"]);
+}
