@@ -183,8 +183,7 @@ impl Rollout {
     /// before wherever it is served. Returns whether it is held back.
     pub(crate) fn refused(
         &mut self,
-        slot: Slot,
-        by: &ProxyId,
+        (slot, by): (Slot, &ProxyId),
         refused: RefusedResource,
         accepted: bool,
         interest: &Interest,

@@ -215,7 +215,7 @@ impl Rig {
         for _ in 0..1_000 {
             let ran = !self.run().is_empty();
             let now = self.now;
-            let read = self.clients.iter_mut().fold(false, |any, client| client.read(now) || any);
+            let read = self.clients.iter_mut().filter_map(|client| client.read(now).then_some(())).count() > 0;
             if ran || read {
                 continue;
             }

@@ -78,7 +78,7 @@ impl Scene {
         let refused = RefusedResource { resource: bad.clone(), good, had, message: "no such socket".into() };
         let busy = self.busy.clone();
         let busy = |slot| busy.contains(slot);
-        self.rollout.refused(slot, &proxy_of(slot), refused, accepted, &self.interest, &busy, self.now)
+        self.rollout.refused((slot, &proxy_of(slot)), refused, accepted, &self.interest, &busy, self.now)
     }
 
     fn wait(&mut self, duration: Duration) {
