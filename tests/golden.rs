@@ -59,6 +59,36 @@ fn the_configuration_is_what_stands_beside_its_input() {
 }
 
 #[test]
+fn rule_32_how_long_envoy_waits_is_said_of_every_source() {
+    let mut sources = 0;
+    for input in inputs() {
+        for ((kind, name), resource) in support::translate(&input) {
+            sources += patient_sources(&support::readable(&resource), &format!("{}: {kind:?} {name}", input.display()));
+        }
+    }
+    let bootstrap = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-bootstrap/sidecar.yaml");
+    let bootstrap = std::fs::read_to_string(bootstrap).expect("the sidecar's bootstrap");
+    for line in bootstrap.lines().filter(|line| line.contains("ads: {}")) {
+        assert!(line.contains("initial_fetch_timeout"), "{line}");
+        sources += 1;
+    }
+    assert!(sources > 10, "{sources} sources");
+}
+
+/// Counts the sources of configuration in a message, each of which says how long Envoy waits for it.
+fn patient_sources(message: &serde_json::Value, at: &str) -> usize {
+    match message {
+        serde_json::Value::Object(fields) => {
+            let is_source = fields.contains_key("ads");
+            assert!(!is_source || fields.contains_key("initial_fetch_timeout"), "{at}: {message}");
+            usize::from(is_source) + fields.values().map(|field| patient_sources(field, at)).sum::<usize>()
+        }
+        serde_json::Value::Array(items) => items.iter().map(|item| patient_sources(item, at)).sum(),
+        _ => 0,
+    }
+}
+
+#[test]
 fn a_stock_envoy_takes_it_without_a_warning() {
     let envoy = support::envoy();
     for input in inputs() {

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn newcomers_take_turns_and_hold_none_while_they_wait() {
+    async fn rule_40_newcomers_take_turns_and_hold_none_while_they_wait() {
         let admission = Arc::new(admission(1));
         let (wake, woken) = oneshot::channel::<()>();
         let stalled = admission.clone();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_spread() {
+    fn rule_40_ages_are_spread() {
         let limits = Limits { age: Some(Duration::from_secs(100)), ..Limits::default() };
         let ages: Vec<_> = (0..100).filter_map(|_| limits.random_age()).map(|age| age.as_secs()).collect();
         assert_eq!(ages.len(), 100);

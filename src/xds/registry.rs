@@ -38,6 +38,10 @@ pub struct Acknowledged {
 /// From the change to the last answer, in seconds: the upper bounds of the histogram's buckets.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
+/// Snapshots of which it is known when all proxies have answered them. While a proxy that does not answer keeps more
+/// waiting, the newest stands for those before it.
+const MAX_PUBLISHED: usize = 1_024;
+
 /// The live streams.
 #[derive(Debug)]
 pub struct Registry {
@@ -130,14 +134,16 @@ impl Registry {
                         self.publish(snapshot, since);
                     }
                 }
-                () = sleep_until(deadline) => {
-                    let now = Instant::now();
-                    self.change(now, None, |state, busy| state.rollout.tick(&state.interest, busy, now));
-                }
+                () = sleep_until(deadline) => self.tick(Instant::now()),
                 () = self.rescheduled.notified() => {}
                 _ = sweep.tick() => swept = self.sweep(swept),
             }
         }
+    }
+
+    /// The rollout's deadline may have passed.
+    fn tick(&self, now: Instant) {
+        self.change(now, None, |state, busy| state.rollout.tick(&state.interest, busy, now));
     }
 
     /// How many connected proxies have not answered everything of the newest published snapshot. A refusal is an
@@ -180,7 +186,8 @@ impl Registry {
             state.slots.len() as Slot - 1
         });
         let State { rollout, interest, ledger, .. } = &mut *state;
-        interest.enter(slot, &proxy, rollout.stable().view(&proxy).map(|view| &**view));
+        // The source's view, as `publish` notes it: that which is stable may be followed by it without another note.
+        interest.enter(slot, &proxy, rollout.source().view(&proxy).map(|view| &**view));
         ledger.entered(slot, rollout.stable().number());
         state.slots[slot as usize] = Some(Entry { about, session, wake: wake.clone() });
         Registration { registry: self.clone(), slot, proxy, wake }
@@ -199,15 +206,22 @@ impl Registry {
         let canaries = state.rollout.trial().map(|(_, canaries, _)| canaries.clone()).unwrap_or_default();
         let newest = state.rollout.stable().clone();
         if newest.number() != stable.number() {
-            // A trial that ended brings its change to all, which was read when the trial began.
-            let ended = trial.as_ref().filter(|_| canaries.is_empty()).map(|(_, _, since)| *since);
+            // A trial that ended brings its change to all, which was read before the trial began.
+            let runs = state.rollout.trial().map(|(_, _, since)| since);
+            let ended = trial.as_ref().map(|(_, _, since)| *since).filter(|since| runs != Some(*since));
             let tried = trial.iter().map(|(tried, canaries, _)| (&**tried, canaries));
             let others = match &trial {
                 Some((_, tried, _)) => state.interest.all() - tried,
                 None => state.interest.all().clone(),
             };
             let lanes = tried.chain([(&*stable, &others)]);
-            publications.push(state.publication(&newest, lanes, &canaries, false, ended.or(since).unwrap_or(now)));
+            let since = ended.or(since).unwrap_or(now);
+            let mut publication = state.publication(&newest, lanes, &canaries, false, since);
+            if stable.number() == 0 {
+                // Those who came before there was anything owe an answer to it, even if it is nothing to them.
+                publication.streams = state.interest.all() - &canaries;
+            }
+            publications.push(publication);
         }
         if let Some((next, canaries, since)) = state.rollout.trial()
             && trial.as_ref().is_none_or(|(old, _, _)| old.number() != next.number())
@@ -227,11 +241,12 @@ impl Registry {
                 state.ledger.published(publication, now);
             }
         }
-        if state.rollout.trial().is_none() {
-            let reached = (newest.number(), state.rollout.source().number());
-            if state.published.back().is_none_or(|last| last.1 < reached.1) {
-                state.published.push_back(reached);
+        let reached = (newest.number(), state.rollout.reached());
+        if state.published.back().is_none_or(|last| last.1 < reached.1) {
+            if state.published.len() >= MAX_PUBLISHED {
+                state.published.pop_back();
             }
+            state.published.push_back(reached);
         }
         let wakes: Vec<_> = woken.iter().filter_map(|slot| Some(state.entry(slot)?.wake.clone())).collect();
         self.acknowledge(&mut state);
@@ -412,7 +427,7 @@ impl Registration {
             let key = Key { kind: refused.resource.kind, name: refused.resource.name.clone() };
             let accepted = state.ledger.accepted(&key, self.slot, &state.interest.of(&key));
             let resource = refused.resource.clone();
-            let held = state.rollout.refused(self.slot, &self.proxy, refused, accepted, &state.interest, busy, now);
+            let held = state.rollout.refused((self.slot, &self.proxy), refused, accepted, &state.interest, busy, now);
             if held {
                 tracing::error!(proxy = %self.proxy, ?resource, "refused, and so held back from all proxies");
             }
@@ -440,8 +455,12 @@ impl Drop for Registration {
         let mut state = self.registry.lock();
         let Some(entry) = state.slots.get_mut(self.slot as usize).and_then(Option::take) else { return };
         let names = {
-            let session = lock(&entry.session);
+            let mut session = lock(&entry.session);
             add(&mut state.ended, &session);
+            // What it dropped last is told by this only.
+            for (kind, changed) in session.take_changes() {
+                state.interest.subscribed(self.slot, kind, &changed);
+            }
             session.names()
         };
         state.interest.leave(self.slot, &self.proxy, names);
@@ -479,3 +498,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,8 @@ struct Trial {
     until: Instant,
     /// When the change that it brings was read.
     since: Instant,
+    /// The number of the source's snapshot that it brings.
+    source: u64,
     /// The first few did not answer in time.
     again: bool,
 }
@@ -85,9 +87,11 @@ pub(crate) struct Rollout {
     revision: u64,
     source: Arc<Snapshot>,
     target: Snapshot,
-    /// When the oldest change of the target that is not stable yet was read.
+    /// When the oldest change of the target that is neither stable nor tried was read.
     since: Option<Instant>,
     stable: Arc<Snapshot>,
+    /// The number of the source's snapshot that is stable.
+    reached: u64,
     trial: Option<Trial>,
     held_back: BTreeMap<(Key, String), HeldBack>,
 }
@@ -105,6 +109,7 @@ impl Rollout {
             target: Snapshot::empty(),
             since: None,
             stable: empty,
+            reached: 0,
             trial: None,
             held_back: BTreeMap::new(),
         }
@@ -138,6 +143,11 @@ impl Rollout {
         &self.source
     }
 
+    /// The number of the newest snapshot from the source that all streams are served, but for what is held back.
+    pub(crate) fn reached(&self) -> u64 {
+        self.reached
+    }
+
     /// What was refused and is held back.
     pub(crate) fn held_back(&self) -> impl Iterator<Item = (&Key, &HeldBack)> {
         self.held_back.iter().map(|((key, _), held)| (key, held))
@@ -160,17 +170,9 @@ impl Rollout {
         let changes = source.since(&self.source);
         self.source = source;
         self.since.get_or_insert(since);
-        for change in &changes {
-            let (kind, name, version) = match change {
-                Change::Put(resource) => (resource.kind, &resource.name, Some(resource.version)),
-                Change::Remove(kind, name) => (*kind, name, None),
-                _ => continue,
-            };
-            let other = |key: &Key, held: &HeldBack| {
-                key.kind == kind && key.name == *name && Some(held.resource.version) != version
-            };
-            self.held_back.retain(|(key, _), held| !other(key, held));
-        }
+        let mut held_back = std::mem::take(&mut self.held_back);
+        held_back.retain(|_, held| has(&self.source, &held.by, &held.resource) || self.is_in_source(&held.resource));
+        self.held_back = held_back;
         let admitted: Vec<_> = changes.iter().filter_map(|change| self.admit(change)).collect();
         self.target = self.target.with(admitted);
         self.advance(interest, busy, now);
@@ -181,8 +183,7 @@ impl Rollout {
     /// before wherever it is served. Returns whether it is held back.
     pub(crate) fn refused(
         &mut self,
-        slot: Slot,
-        by: &ProxyId,
+        (slot, by): (Slot, &ProxyId),
         refused: RefusedResource,
         accepted: bool,
         interest: &Interest,
@@ -233,10 +234,11 @@ impl Rollout {
     pub(crate) fn left(&mut self, slot: Slot, interest: &Interest, busy: &dyn Fn(Slot) -> bool, now: Instant) {
         let Some(trial) = &mut self.trial else { return };
         if trial.canaries.remove(slot) && trial.canaries.is_empty() {
-            self.trial = None;
+            self.abandon();
             self.advance(interest, busy, now);
+        } else {
+            self.settle(interest, busy, now);
         }
-        self.settle(interest, busy, now);
     }
 
     /// Time has passed: canaries did not answer.
@@ -252,7 +254,7 @@ impl Rollout {
             self.finish(interest, busy, now);
             return;
         }
-        self.trial = None;
+        self.abandon();
         self.advance(interest, &|slot| silent.contains(slot) || busy(slot), now);
         if let Some(trial) = &mut self.trial {
             trial.again = true;
@@ -263,8 +265,18 @@ impl Rollout {
     fn finish(&mut self, interest: &Interest, busy: &dyn Fn(Slot) -> bool, now: Instant) {
         if let Some(trial) = self.trial.take() {
             self.stable = number(&mut self.revision, &trial.snapshot);
+            self.reached = trial.source;
         }
         self.advance(interest, busy, now);
+    }
+
+    /// The trial ends without a result. What is stable gets a new number, by which those who tried something else are
+    /// brought back to it.
+    fn abandon(&mut self) {
+        if let Some(trial) = self.trial.take() {
+            self.stable = number(&mut self.revision, &self.stable);
+            self.since = Some(trial.since);
+        }
     }
 
     /// Brings what is served as near to the target as may be.
@@ -272,27 +284,35 @@ impl Rollout {
         let base = self.trial.as_ref().map_or(&self.stable, |trial| &trial.snapshot);
         let steps = self.target.since(base);
         if steps.is_empty() {
-            if self.trial.is_none() {
-                self.since = None;
+            self.since = None;
+            match &mut self.trial {
+                Some(trial) => trial.source = self.source.number(),
+                None => self.reached = self.source.number(),
             }
             return;
         }
         let canaries = match self.trial {
             Some(_) => None,
+            // What there is at first is served whole: a part of it would take the rest from those who have it (rule 5).
+            None if self.stable.number() == 0 => Some(RoaringBitmap::new()),
             None => Some(self.canaries(&steps, interest, busy)),
         };
         if canaries.as_ref().is_some_and(RoaringBitmap::is_empty) {
             self.stable = number(&mut self.revision, &self.target);
+            self.reached = self.source.number();
             self.since = None;
             return;
         }
         let shared = self.shared(&steps, interest);
+        let count = steps.len();
         let free: Vec<_> = steps.into_iter().filter(|step| self.is_free(step, &shared)).collect();
         if !free.is_empty() {
             let next = self.stable.with(free.iter().cloned());
             self.stable = number(&mut self.revision, &next);
         }
-        let since = self.since.unwrap_or(now);
+        if free.len() == count {
+            self.since = None;
+        }
         match (&mut self.trial, canaries) {
             (Some(trial), _) if !free.is_empty() => {
                 let next = trial.snapshot.with(free);
@@ -304,7 +324,8 @@ impl Rollout {
                     snapshot: number(&mut self.revision, &self.target),
                     canaries,
                     until: now + self.canary.patience,
-                    since,
+                    since: self.since.take().unwrap_or(now),
+                    source: self.source.number(),
                     again: false,
                 });
             }
@@ -329,6 +350,15 @@ impl Rollout {
             }
             _ => Some(change.clone()),
         }
+    }
+
+    /// Whether the source has this content, for all or for one proxy.
+    fn is_in_source(&self, resource: &Resource) -> bool {
+        let is_it = |other: &Arc<Resource>| {
+            other.kind == resource.kind && other.name == resource.name && other.version == resource.version
+        };
+        self.source.shared(resource.kind, &resource.name).is_some_and(is_it)
+            || self.source.views().any(|(_, view)| view.own.iter().any(is_it))
     }
 
     fn is_held_back(&self, resource: &Resource) -> bool {

@@ -187,7 +187,7 @@ async fn run<R: Request + Message + Default>(
 
 /// Tells the registry what the stream subscribes to and refused, and only then asks it what to serve: so no change is
 /// missed between the two.
-fn take_stock(session: &Mutex<Session>, registration: &Registration) {
+pub(super) fn take_stock(session: &Mutex<Session>, registration: &Registration) {
     let (changes, refused) = {
         let mut session = lock(session);
         (session.take_changes(), session.take_refused())

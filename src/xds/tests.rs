@@ -179,6 +179,55 @@ async fn state_of_the_world_works_on_the_same_port() {
 }
 
 #[tokio::test]
+async fn rule_01_the_first_request_says_who_asks_and_is_remembered() {
+    let rig = Rig::start([eager(), put(Cluster, "a", 1), put(Endpoints, "a", 1)]).await;
+    let mut proxy = rig.delta(request(Cluster.type_url(), &[]), Some("Bearer good")).await.expect("a stream");
+    assert_eq!(names(&proxy.next().await.expect("clusters")), ["a"]);
+    let without = DeltaDiscoveryRequest { node: None, ..request(Endpoints.type_url(), &["a"]) };
+    proxy.requests.send(without).await.expect("an open stream");
+    assert_eq!(names(&proxy.next().await.expect("endpoints, without another node")), ["a"]);
+    drop(proxy);
+    for node in [None, node("")] {
+        let delta = DeltaDiscoveryRequest { node: node.clone(), ..request(Cluster.type_url(), &[]) };
+        let ended = match rig.delta(delta, Some("Bearer good")).await {
+            Ok(mut stream) => stream.next().await.expect_err("no node"),
+            Err(status) => status,
+        };
+        assert_eq!(ended.code(), Code::InvalidArgument, "{ended:?}");
+        let first = DiscoveryRequest { node, type_url: Cluster.type_url().into(), ..Default::default() };
+        let mut client = AggregatedDiscoveryServiceClient::new(rig.channel.clone());
+        let requests = futures::StreamExt::chain(tokio_stream::once(first), futures::stream::pending());
+        let ended = match client.stream_aggregated_resources(authorized(requests, Some("Bearer good"))).await {
+            Ok(stream) => stream.into_inner().message().await.expect_err("no node"),
+            Err(status) => status,
+        };
+        assert_eq!(ended.code(), Code::InvalidArgument, "{ended:?}");
+    }
+    rig.stop().await;
+}
+
+/// The rule book stays complete: every number has a test of its name.
+#[test]
+fn every_rule_is_a_test() {
+    const RULES: usize = 42;
+    fn read(folder: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                read(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                *text += &std::fs::read_to_string(&path).expect("a source");
+            }
+        }
+    }
+    let mut text = String::new();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    ["src/xds", "tests"].iter().for_each(|folder| read(&root.join(folder), &mut text));
+    let missing: Vec<_> = (1..=RULES).filter(|number| !text.contains(&format!("fn rule_{number:02}_"))).collect();
+    assert_eq!(missing, [0; 0], "these rules have no test `rule_NN_…`");
+}
+
+#[tokio::test]
 async fn bad_requests_end_as_intended() {
     let rig = Rig::start([eager()]).await;
     let good = || request(Cluster.type_url(), &[]);

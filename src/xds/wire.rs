@@ -92,3 +92,57 @@ fn framed(message: &impl Message) -> Bytes {
     let _ = message.encode(&mut frame);
     frame.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3 as envoy;
+
+    use super::*;
+    use crate::snapshot::ResourceType::{Cluster, Route};
+    use crate::xds::testing::resource;
+
+    fn response(content: u8) -> Response {
+        let resources = vec![resource(Cluster, "a", content), resource(Cluster, "b", 1)];
+        let type_url = Cluster.type_url().into();
+        Response { type_url, nonce: "7.1".into(), number: 7, resources, removed: vec!["gone".into()] }
+    }
+
+    fn delta(content: u8) -> envoy::DeltaDiscoveryResponse {
+        let frame = encode(Protocol::Delta, &response(content));
+        Message::decode(&frame[PREFIX..]).expect("Envoy's message")
+    }
+
+    fn state_of_the_world(content: u8) -> envoy::DiscoveryResponse {
+        let frame = encode(Protocol::StateOfTheWorld, &response(content));
+        Message::decode(&frame[PREFIX..]).expect("Envoy's message")
+    }
+
+    #[test]
+    fn rule_21_every_resource_has_its_name_and_a_version_by_its_content() {
+        let versions = |content| -> Vec<_> {
+            let named = |resource: envoy::Resource| {
+                assert!(!resource.name.is_empty() && !resource.version.is_empty(), "{resource:?}");
+                (resource.name, resource.version)
+            };
+            delta(content).resources.into_iter().map(named).collect()
+        };
+        let (one, two) = (versions(1), versions(2));
+        assert_eq!(one, versions(1), "the same on every replica");
+        assert_ne!(one[0], two[0]);
+        assert_eq!(one[1], two[1]);
+        assert_eq!(resource(Cluster, "a", 1).version, resource(Route, "b", 1).version, "the content alone decides");
+    }
+
+    #[test]
+    fn rule_24_the_snapshots_number_is_told_for_reading_only() {
+        assert_eq!((delta(1).system_version_info.as_str(), delta(1).nonce.as_str()), ("7", "7.1"));
+        assert_eq!((state_of_the_world(1).version_info.as_str(), state_of_the_world(1).nonce.as_str()), ("7", "7.1"));
+    }
+
+    #[test]
+    fn rule_37_no_time_to_live_is_given_and_so_no_heartbeat_is_owed() {
+        assert!(delta(1).resources.iter().all(|resource| resource.ttl.is_none()));
+        // In state of the world, a time to live takes a wrapper around the resource.
+        assert!(state_of_the_world(1).resources.iter().all(|any| any.type_url == Cluster.type_url()));
+    }
+}

@@ -6,6 +6,7 @@
 mod churn;
 mod modes;
 mod protocols;
+mod refusals;
 mod rootless;
 mod xds;
 

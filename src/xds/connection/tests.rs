@@ -134,7 +134,7 @@ fn limits() -> Limits {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_connection_ends_when_what_is_on_its_way_is_acknowledged() {
+async fn rule_40_an_old_connection_ends_when_what_is_on_its_way_is_acknowledged() {
     let rig = Rig::new(Limits { age: Some(Duration::from_secs(100)), ..limits() });
     rig.publish([put(Cluster, "a", 1)]);
     let client = rig.connect().await;
@@ -157,7 +157,7 @@ async fn an_old_connection_ends_when_what_is_on_its_way_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_connection_ends_after_a_while_in_any_case() {
+async fn rule_40_an_old_connection_ends_after_a_while_in_any_case() {
     let rig = Rig::new(Limits { age: Some(Duration::from_secs(100)), ..limits() });
     rig.publish([put(Cluster, "a", 1)]);
     let client = rig.connect().await;

@@ -78,7 +78,7 @@ impl Scene {
         let refused = RefusedResource { resource: bad.clone(), good, had, message: "no such socket".into() };
         let busy = self.busy.clone();
         let busy = |slot| busy.contains(slot);
-        self.rollout.refused(slot, &proxy_of(slot), refused, accepted, &self.interest, &busy, self.now)
+        self.rollout.refused((slot, &proxy_of(slot)), refused, accepted, &self.interest, &busy, self.now)
     }
 
     fn wait(&mut self, duration: Duration) {
@@ -221,6 +221,48 @@ fn the_same_listener_of_many_pods_is_tried_by_a_few_of_them_and_each_keeps_its_o
     s.answer(&canaries);
     let own: Vec<_> = (0..10).map(|slot| (Some(slot), 1)).collect();
     assert_eq!(s.served(Listener, "inbound"), own);
+}
+
+#[test]
+fn a_trial_that_begins_when_the_last_canary_ends_is_not_taken_for_answered() {
+    let mut s = Scene::new([put(Cluster, "a", 1)]);
+    s.publish([put(Cluster, "a", 2)]);
+    for slot in s.canaries() {
+        let busy = s.busy.clone();
+        s.interest.leave(slot, &proxy_of(slot), []);
+        s.rollout.left(slot, &s.interest, &|slot| busy.contains(slot), s.now);
+    }
+    assert_eq!(s.canaries().len(), 3, "others try it");
+    assert_eq!(s.rollout.stable().shared(Cluster, &"a".into()).map(|a| a.body[0]), Some(1));
+}
+
+#[test]
+fn content_of_its_own_that_a_proxy_refused_is_forgotten_when_it_has_other_content() {
+    let inbound = |content| [resource(Listener, "inbound", content)];
+    let mut s = Scene::new([]);
+    s.publish((0..STREAMS).map(|slot| view(slot, &inbound(1))).collect::<Vec<_>>());
+    s.busy.clear();
+    s.publish([view(0, &inbound(9))]);
+    assert!(s.refuse(0, &inbound(9)[0], Some(inbound(1)[0].clone()), false));
+    s.publish([view(1, &inbound(9))]);
+    s.publish([view(0, &inbound(2))]);
+    assert_eq!(s.rollout.held_back().count(), 1, "another has it");
+    s.publish([view(1, &inbound(2))]);
+    assert_eq!(s.rollout.held_back().count(), 0);
+}
+
+#[test]
+fn a_change_is_as_old_as_itself_and_not_as_the_trial_that_it_waited_for() {
+    let mut s = Scene::new([put(Cluster, "a", 1)]);
+    s.publish([put(Cluster, "a", 2)]);
+    let first = s.now;
+    s.now += Duration::from_secs(1);
+    s.publish([put(Cluster, "a", 3)]);
+    assert_eq!(s.rollout.trial().map(|(_, _, since)| since), Some(first));
+    s.now += Duration::from_secs(1);
+    let canaries = s.canaries();
+    s.answer(&canaries);
+    assert_eq!(s.rollout.trial().map(|(_, _, since)| since), Some(first + Duration::from_secs(1)));
 }
 
 fn change() -> impl Strategy<Value = Change> {

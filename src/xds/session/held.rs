@@ -342,6 +342,11 @@ impl Held {
     fn hold_back(&mut self, proxy: &ProxyId, items: Vec<Item>) {
         let single = items.len() == 1;
         for item in items {
+            // Of several, some may have been applied all the same (rule 34).
+            let had = match single {
+                true => item.had,
+                false => Some(Holding { version: None, content: item.had.and_then(|had| had.content) }),
+            };
             let mut replaced = false;
             for later in self
                 .outstanding
@@ -352,17 +357,13 @@ impl Held {
                 replaced = true;
                 // What was refused now is not what the client falls back to if the later one is refused too.
                 if later.had.as_ref().is_some_and(|had| had.version == Some(item.resource.version)) {
-                    later.had = item.had.clone();
+                    later.had = had.clone();
                 }
             }
             let current = self.has(proxy, &item.resource.name).and_then(|has| has.version);
             if replaced || current != Some(item.resource.version) {
                 continue; // or it is no longer asked for
             }
-            let had = match single {
-                true => item.had,
-                false => Some(Holding { version: None, content: item.had.and_then(|had| had.content) }),
-            };
             if had.is_none() {
                 self.count = self.count.saturating_sub(1);
             }

@@ -80,7 +80,8 @@ impl Session {
             resources = self.everything(kind, snapshot);
         }
         if kind == ResourceType::Cluster {
-            self.endpoints_due(items.iter().map(|item| item.resource.clone()).collect());
+            let unsure = self.unsure(kind, &resources);
+            self.endpoints_due(items.iter().map(|item| item.resource.clone()).chain(unsure).collect());
         }
         self.respond(kind, snapshot, resources, removed, items, now)
     }
@@ -108,6 +109,9 @@ impl Session {
                 held.settle(&self.proxy, name, None, true);
             }
             let resources = if complete { self.everything(kind, snapshot) } else { Vec::new() };
+            if kind == ResourceType::Cluster {
+                self.endpoints_due(self.unsure(kind, &resources));
+            }
             return self.respond(kind, snapshot, resources, removed, Vec::new(), now);
         }
         None
@@ -196,6 +200,17 @@ impl Session {
         }
         names.extend(held.exceptions.keys().cloned());
         names.iter().filter_map(|name| held.has(&self.proxy, name)?.content).collect()
+    }
+
+    /// Of what a response states, that which the client may have taken otherwise from one that it refused: to it, this
+    /// is a change (rules 31 and 34).
+    fn unsure(&self, kind: ResourceType, stated: &[Arc<Resource>]) -> Vec<Arc<Resource>> {
+        let Some(held) = self.types.get(&kind) else { return Vec::new() };
+        let unsure = |resource: &&Arc<Resource>| {
+            let has = held.exceptions.get(&resource.name).and_then(|exception| exception.has.as_ref());
+            has.is_some_and(|has| has.version.is_none())
+        };
+        stated.iter().filter(unsure).cloned().collect()
     }
 
     /// Whether removals wait for routes. State of the world cannot remove endpoints at all (rule 11).

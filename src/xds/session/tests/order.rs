@@ -127,3 +127,19 @@ fn rule_31_the_endpoints_of_a_cluster_in_use_stay_until_the_one_that_replaces_it
     assert_eq!(s.says(), QUIET, "the client has let go of them itself");
     assert_eq!(s.session.settled(), Some(s.snapshot.number()));
 }
+
+#[test]
+fn rule_30_in_state_of_the_world_too_endpoints_do_not_wait_for_the_acknowledgement_of_clusters() {
+    let mut s = settled(Protocol::StateOfTheWorld);
+    s.publish([put(Cluster, "a", 2), put(Endpoints, "a", 2)]);
+    assert_eq!(s.says(), ["Cluster a2", "Endpoints a2"]);
+}
+
+#[test]
+fn rule_33_in_state_of_the_world_too_routes_wait_until_their_clusters_are_warm() {
+    let mut s = settled(Protocol::StateOfTheWorld);
+    s.publish([put(Cluster, "b", 1), put(Route, "r", 2)]);
+    assert_eq!(s.says(), ["Cluster a1 b1"]);
+    s.ack(Cluster);
+    assert_eq!(s.says(), ["Route r2"]);
+}

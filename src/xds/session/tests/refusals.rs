@@ -151,3 +151,41 @@ fn two_responses_with_the_same_bad_resource_and_a_missing_name_come_to_rest() {
     s.ack(Listener);
     assert_eq!(s.says(), QUIET);
 }
+
+#[test]
+fn rule_34_what_was_refused_with_others_may_be_there_although_its_next_version_is_refused_too() {
+    let mut s = Script::delta([eager(), put(Cluster, "a", 1), put(Cluster, "bad", 9)]);
+    s.subscribe(Cluster, &[], &[]);
+    assert_eq!(s.says(), ["Cluster a1 bad9"]);
+    let first = s.nonce(Cluster);
+    s.publish([put(Cluster, "a", 9)]);
+    assert_eq!(s.says(), ["Cluster a9"]);
+    let second = s.nonce(Cluster);
+    s.answer(Cluster, first, Some(refusal()));
+    assert_eq!(s.says(), ["Cluster bad9"]);
+    s.answer(Cluster, second, Some(refusal()));
+    s.nack(Cluster);
+    s.publish([gone(Cluster, "a"), gone(Cluster, "bad")]);
+    assert_eq!(s.says(), QUIET);
+    s.wait(Patience::default().removal);
+    assert_eq!(s.says(), ["Cluster -a -bad"], "the client may have taken what came beside the bad one");
+}
+
+#[test]
+fn rule_31_a_cluster_that_is_stated_as_it_was_before_a_refusal_gets_its_endpoints_again() {
+    let endpoints = [put(Endpoints, "a", 1), put(Endpoints, "b", 1)];
+    let mut s = Script::sotw([eager(), put(Cluster, "a", 1), put(Cluster, "b", 1)].into_iter().chain(endpoints));
+    for (kind, names) in [(Cluster, &[][..]), (Endpoints, &["a", "b"])] {
+        s.names(kind, names);
+        s.says();
+        s.ack(kind);
+    }
+    s.publish([put(Cluster, "a", 2), put(Cluster, "b", 9)]);
+    assert_eq!(s.says(), ["Cluster a2 b9", "Endpoints a1 b1"]);
+    s.ack(Endpoints);
+    s.nack(Cluster);
+    assert_eq!(s.says(), ["Cluster a1 b9", "Endpoints a1 b1"], "a was taken, and is now another again");
+    s.ack(Endpoints);
+    s.nack(Cluster);
+    assert_eq!(s.says(), ["Cluster a2 b1", "Endpoints a1 b1"]);
+}

@@ -92,3 +92,26 @@ fn rule_14_endpoints_follow_a_changed_cluster_and_the_duplicate_request_is_not_a
     s.names_with_nonce(Endpoints, &["a"], &old, None);
     assert_eq!(s.says(), QUIET);
 }
+
+#[test]
+fn rule_41_a_cluster_that_is_still_named_is_stated_again_when_it_comes_back() {
+    let mut s = Script::sotw([on_demand(&[]), put(Cluster, "a", 1), put(Listener, "l", 1)]);
+    s.names(Listener, &[]);
+    s.names(Cluster, &["a"]);
+    assert_eq!(s.says(), ["Cluster a1"]);
+    s.ack(Cluster);
+    assert_eq!(s.says(), ["Listener l1"]);
+    s.ack(Listener);
+    s.publish([gone(Cluster, "a")]);
+    assert_eq!(s.says(), ["Cluster"]);
+    s.ack(Cluster);
+    s.publish([put(Cluster, "a", 2)]);
+    assert_eq!(s.says(), ["Cluster a2"], "the client does not ask again");
+}
+
+#[test]
+fn rule_42_a_reconnection_names_the_wildcard_and_what_was_asked_for() {
+    let mut s = Script::sotw([on_demand(&["pushed"]), put(Cluster, "asked", 1), put(Cluster, "pushed", 1)]);
+    s.names_with_nonce(Cluster, &["*", "asked"], "", None);
+    assert_eq!(s.says(), ["Cluster asked1 pushed1"]);
+}

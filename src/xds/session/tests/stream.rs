@@ -101,3 +101,82 @@ fn rule_39_secrets_are_those_of_the_streams_identity() {
         assert!(held.exceptions.values().all(|e| e.has.as_ref().is_some_and(|has| has.content.is_none())));
     }
 }
+
+#[test]
+fn rule_02_a_request_says_which_type_it_is_of() {
+    for mut s in [Script::delta([eager()]), Script::sotw([eager()])] {
+        let error = match s.delta {
+            true => s.session.delta(DeltaDiscoveryRequest::default(), s.now),
+            false => s.session.state_of_the_world(DiscoveryRequest::default(), s.now),
+        };
+        assert_eq!(error, Err(RequestError::NoType));
+    }
+}
+
+#[test]
+fn rule_04_a_nonce_names_the_snapshot_and_is_unique_in_its_stream() {
+    for mut s in [Script::delta([eager(), put(Route, "r", 1)]), Script::sotw([eager(), put(Route, "r", 1)])] {
+        match s.delta {
+            true => s.subscribe(Route, &["r"], &[]),
+            false => s.names(Route, &["r"]),
+        }
+        s.says();
+        assert_eq!(s.nonce(Route), s.snapshot.number().to_string());
+        s.ack(Route);
+        match s.delta {
+            true => s.subscribe(Route, &["r"], &[]),
+            false => s.names(Route, &["other", "r"]),
+        }
+        s.publish([put(Route, "r", 2)]);
+        s.says();
+        assert_eq!(s.nonce(Route), s.snapshot.number().to_string());
+    }
+}
+
+#[test]
+fn rule_05_in_both_forms_an_unknown_proxy_is_told_nothing() {
+    for protocol in [Protocol::Delta, Protocol::StateOfTheWorld] {
+        let mut s = Script::without_snapshot(protocol);
+        match s.delta {
+            true => s.subscribe(Cluster, &[], &[]),
+            false => s.names(Cluster, &[]),
+        }
+        assert_eq!(s.says(), QUIET);
+        s.publish([put(Cluster, "a", 1)]);
+        assert_eq!(s.says(), QUIET, "an empty answer would take away what it has");
+        s.publish([eager()]);
+        assert_eq!(s.says(), ["Cluster a1"]);
+    }
+}
+
+#[test]
+fn rule_29_a_changed_secret_goes_before_the_clusters_that_may_refer_to_it() {
+    for protocol in [Protocol::Delta, Protocol::StateOfTheWorld] {
+        let mut s = Script::new(protocol, [eager(), put(Cluster, "a", 1)]);
+        s.secrets.set("web", "workload", 1);
+        for (kind, names) in [(Cluster, &[][..]), (Secret, &["workload"])] {
+            match s.delta {
+                true => s.subscribe(kind, names, &[]),
+                false => s.names(kind, names),
+            }
+        }
+        assert_eq!(s.says(), ["Secret workload1", "Cluster a1"], "on the same stream");
+        s.ack(Secret);
+        s.ack(Cluster);
+        s.secrets.set("web", "workload", 2);
+        s.session.secrets_changed();
+        s.publish([put(Cluster, "a", 2)]);
+        assert_eq!(s.says(), ["Secret workload2", "Cluster a2"]);
+    }
+}
+
+#[test]
+fn rule_35_nothing_unchanged_is_sent_in_either_form() {
+    for protocol in [Protocol::Delta, Protocol::StateOfTheWorld] {
+        let mut s = settled(protocol);
+        s.publish([put(Endpoints, "not subscribed", 1), put(Route, "other", 1)]);
+        assert_eq!(s.says(), QUIET);
+        s.publish([put(Endpoints, "a", 2), put(Route, "r", 1)]);
+        assert_eq!(s.says(), ["Endpoints a2"]);
+    }
+}
