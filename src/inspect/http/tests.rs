@@ -12,7 +12,7 @@ use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{GetConvergenceRequest, ListDiagnosticsRequest, ListProxiesRequest};
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, WorkloadKey};
 use crate::snapshot::{Resource, ResourceType};
-use crate::xds::status::{Delivery as Delivered, HeldBackStatus, ProxyStatus, Refusal, Totals, TypeStatus};
+use crate::xds::status::{HeldBackStatus, ObjectDelivery, ProxyStatus, Refusal, Totals, TypeStatus};
 
 struct Fixture;
 
@@ -47,7 +47,7 @@ impl Proxies for Fixture {
         ])
     }
 
-    fn deliveries(&self) -> Vec<Delivered> {
+    fn deliveries(&self, _: &dyn Fn(Option<&ObjectRef>) -> bool) -> Vec<ObjectDelivery> {
         Vec::new()
     }
 
