@@ -11,9 +11,13 @@ use time::format_description::well_known::Rfc3339;
 
 use super::pod::KnownPod;
 use super::reach::{self, Reach};
+use crate::cli::deliveries::{write_held_back, write_pending};
 use crate::cli::output::{Table, age};
 use crate::inspect::proto::inspection_client::InspectionClient;
-use crate::inspect::proto::{self, GetConvergenceRequest, ListProxiesRequest, ResourceType};
+use crate::inspect::proto::{
+    self, GetConvergenceRequest, HeldBack, ListDeliveriesRequest, ListHeldBackRequest, ListProxiesRequest,
+    ObjectDelivery, ResourceType,
+};
 use crate::mesh::{PodKey, WorkloadKey};
 
 /// The order of the columns: the order in which xDS delivers.
@@ -30,6 +34,11 @@ pub(super) struct Report {
     /// How many of them do not have it all yet.
     behind: u64,
     proxies: Vec<Proxy>,
+    /// What no proxy is served, of the whole mesh.
+    held_back: Vec<HeldBack>,
+    /// The objects whose changes have not been answered by all.
+    #[serde(skip)]
+    pending: Vec<ObjectDelivery>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -80,13 +89,13 @@ pub(super) async fn fetch(reach: &dyn Reach) -> anyhow::Result<Report> {
     let failed = "the control plane did not tell its proxies";
     let proxies = client.list_proxies(ListProxiesRequest::default()).await.context(failed)?.into_inner().proxies;
     let convergence = client.get_convergence(GetConvergenceRequest {}).await.context(failed)?.into_inner();
-    Ok(report(proxies, &convergence))
-}
-
-pub(super) fn report(proxies: Vec<proto::Proxy>, convergence: &proto::Convergence) -> Report {
+    let held_back = client.list_held_back(ListHeldBackRequest {}).await.context(failed)?.into_inner().held_back;
+    let unfinished = ListDeliveriesRequest { pending_only: true, ..Default::default() };
+    let pending = client.list_deliveries(unfinished).await.context(failed)?.into_inner().objects;
     let mut proxies: Vec<Proxy> = proxies.into_iter().map(proxy).collect();
     proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
-    Report { snapshot: convergence.snapshot, connected: convergence.connected, behind: convergence.behind, proxies }
+    let proto::Convergence { snapshot, connected, behind, .. } = convergence;
+    Ok(Report { snapshot, connected, behind, proxies, held_back, pending })
 }
 
 fn proxy(proxy: proto::Proxy) -> Proxy {
@@ -173,9 +182,10 @@ impl Report {
         self
     }
 
-    /// One of its proxies has a refusal that holds.
+    /// One of its proxies has a refusal that holds, or something is held back from all.
     pub(super) fn is_refusing(&self) -> bool {
-        self.proxies.iter().flat_map(|proxy| &proxy.types).any(|status| status.refusal.is_some())
+        !self.held_back.is_empty()
+            || self.proxies.iter().flat_map(|proxy| &proxy.types).any(|status| status.refusal.is_some())
     }
 
     /// A row a proxy, then the refusals.
@@ -210,6 +220,8 @@ impl Report {
         }
         let mut text = if self.proxies.is_empty() { "No proxy is connected.\n".to_owned() } else { table.to_string() };
         self.write_refusals(&mut text, now);
+        self.held_back.iter().for_each(|held| write_held_back(&mut text, held, now));
+        self.pending.iter().for_each(|object| write_pending(&mut text, object, now));
         let (snapshot, behind, connected) = (self.snapshot, self.behind, self.connected);
         let _ = match behind {
             0 => writeln!(text, "\nSnapshot {snapshot}: all {connected} proxies are up to date."),
