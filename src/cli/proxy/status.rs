@@ -36,7 +36,7 @@ pub(super) struct Report {
     proxies: Vec<Proxy>,
     /// What no proxy is served, of the whole mesh.
     held_back: Vec<HeldBack>,
-    /// The objects whose changes have not been answered by all.
+    /// The objects whose changes not all have acknowledged.
     #[serde(skip)]
     pending: Vec<ObjectDelivery>,
 }
@@ -173,12 +173,22 @@ impl Report {
     /// The same report about one proxy.
     pub(super) fn only(mut self, pod: &PodKey) -> Self {
         self.proxies.retain(|proxy| proxy.key() == *pod);
+        let by = |held: &HeldBack| {
+            held.proxy.as_ref().is_some_and(|by| PodKey::new(by.namespace.as_str(), by.pod.as_str()) == *pod)
+        };
+        self.held_back.retain(by);
+        self.pending.clear(); // its own types say what it has not answered
         self
     }
 
-    /// The same report about one namespace's proxies.
+    /// The same report about one namespace's proxies and objects.
     pub(super) fn in_namespace(mut self, namespace: Option<&str>) -> Self {
-        self.proxies.retain(|proxy| namespace.is_none_or(|wanted| proxy.namespace == wanted));
+        let Some(namespace) = namespace else { return self };
+        let its = |object: &Option<proto::ObjectName>| object.as_ref().is_some_and(|o| o.namespace == namespace);
+        self.proxies.retain(|proxy| proxy.namespace == namespace);
+        self.pending.retain(|delivery| its(&delivery.object));
+        self.held_back
+            .retain(|held| its(&held.object) || held.proxy.as_ref().is_some_and(|proxy| proxy.namespace == namespace));
         self
     }
 
@@ -221,7 +231,7 @@ impl Report {
         let mut text = if self.proxies.is_empty() { "No proxy is connected.\n".to_owned() } else { table.to_string() };
         self.write_refusals(&mut text, now);
         self.held_back.iter().for_each(|held| write_held_back(&mut text, held, now));
-        self.pending.iter().for_each(|object| write_pending(&mut text, object, now));
+        self.write_pending(&mut text, now);
         let (snapshot, behind, connected) = (self.snapshot, self.behind, self.connected);
         let _ = match behind {
             0 => writeln!(text, "\nSnapshot {snapshot}: all {connected} proxies are up to date."),
@@ -279,7 +289,19 @@ impl Report {
             );
         }
         self.write_refusals(&mut text, now);
+        self.held_back.iter().for_each(|held| write_held_back(&mut text, held, now));
         text
+    }
+
+    fn write_pending(&self, text: &mut String, now: SystemTime) {
+        /// So many objects are named: one proxy that stalls may have missed them all.
+        const NAMED: usize = 10;
+        let pending = || self.pending.iter().filter(|object| object.answers.as_ref().is_some_and(|a| a.pending > 0));
+        pending().take(NAMED).for_each(|object| write_pending(text, object, now));
+        let more = pending().count().saturating_sub(NAMED);
+        if more > 0 {
+            let _ = writeln!(text, "\nPENDING {more} more objects: see weft deliveries --pending");
+        }
     }
 
     fn write_refusals(&self, text: &mut String, now: SystemTime) {
