@@ -98,7 +98,7 @@ fn text(deliveries: &ListDeliveriesResponse, now: SystemTime) -> String {
             object_name(object.object.as_ref()),
             resources(object),
             format!("{}/{}", answers.acknowledged, answers.proxies),
-            answers.took.and_then(|took| Duration::try_from(took).ok()).map(seconds).unwrap_or_default(),
+            answers.took.and_then(|took| Duration::try_from(took).ok()).map(took).unwrap_or_default(),
             ago(now, object.changed_at),
             state(object, &answers),
         ]);
@@ -219,9 +219,10 @@ fn ago(now: SystemTime, at: Option<Timestamp>) -> String {
     moment(at).map(|at| age(now.duration_since(at).unwrap_or_default())).unwrap_or_default()
 }
 
-/// `4ms`, `1.2s`.
-fn seconds(took: Duration) -> String {
+/// `4ms`, `1.2s`; nothing for what concerned nobody.
+fn took(took: Duration) -> String {
     match took.as_millis() {
+        _ if took.is_zero() => String::new(),
         millis @ 0..1_000 => format!("{millis}ms"),
         _ => format!("{:.1}s", took.as_secs_f64()),
     }

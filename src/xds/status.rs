@@ -135,7 +135,8 @@ pub struct Answers {
     pub refusing: u64,
     /// Their refusals, but not more than [`Answers::NAMED`].
     pub refusals: Vec<ResourceRefusal>,
-    /// From the change to the last answer; `None` while one is missing, and for what is held back.
+    /// From the change to the last answer; `None` while one is missing, and for what is held back; 0 if it concerned
+    /// nobody.
     pub took: Option<Duration>,
 }
 
