@@ -3,13 +3,50 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use tonic_prost_build::Builder;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let files = protos_below(root)?;
     let descriptors = protox::compile(&files, [root])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    as_json(tonic_prost_build::configure()).compile_fds(descriptors)?;
     Ok(())
+}
+
+/// These messages are also the JSON of the admin port and of commands: the same fields by the same names.
+fn as_json(builder: Builder) -> Builder {
+    let messages = [
+        "ListDeliveriesResponse",
+        "ObjectDelivery",
+        "ResourceDelivery",
+        "Answers",
+        "ResourceRefusal",
+        "ListHeldBackResponse",
+        "HeldBack",
+        "ObjectName",
+        "PodName",
+    ];
+    let fields = [
+        ("ObjectDelivery", &[("state", "state"), ("changed_at", "time")][..]),
+        ("ResourceDelivery", &[("type", "resource_type"), ("state", "state"), ("changed_at", "time")]),
+        ("Answers", &[("took", "seconds")]),
+        ("ResourceRefusal", &[("at", "time"), ("type", "resource_type")]),
+        ("HeldBack", &[("at", "time"), ("type", "resource_type")]),
+    ];
+    let builder = messages.into_iter().fold(builder, |builder, message| {
+        builder.type_attribute(format!(".weft.inspect.v1.{message}"), "#[derive(serde::Serialize)]")
+    });
+    let builder = fields.into_iter().fold(builder, |builder, (message, fields)| {
+        fields.iter().fold(builder, |builder, (field, writer)| {
+            let attribute = format!("#[serde(serialize_with = \"crate::inspect::json::{writer}\")]");
+            builder.field_attribute(format!(".weft.inspect.v1.{message}.{field}"), attribute)
+        })
+    });
+    builder.type_attribute(
+        ".weft.inspect.v1.ListDeliveriesRequest",
+        "#[derive(serde::Deserialize)] #[serde(default, deny_unknown_fields)]",
+    )
 }
 
 /// In a fixed order, so that equal trees give equal code.

@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand.
 
 pub mod app;
+pub mod deliveries;
 pub mod exec;
 pub mod internal;
 mod logging;
@@ -25,7 +26,8 @@ use clap::{Parser, Subcommand};
 Examples:
   weft up examples/shop                                    run a mesh on this machine
   weft exec shop/shell -- weft app call http://frontend    call a Service from a pod of it
-  weft proxy status                                        what each sidecar was sent and acknowledged"
+  weft proxy status                                        what each sidecar was sent and acknowledged
+  weft deliveries                                          which sidecars have what was changed"
 )]
 struct Weft {
     #[command(subcommand)]
@@ -40,6 +42,7 @@ enum Command {
     Serve(serve::Args),
     Validate(validate::Args),
     Proxy(proxy::Args),
+    Deliveries(deliveries::Args),
     App(app::Args),
 }
 
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
+        Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::App(args) => app::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -12,8 +12,8 @@ use super::logging::{self, LogFormat};
 use crate::app::duration::HumanDuration;
 use crate::ca::LeafPolicy;
 use crate::control_plane::{self, Config};
-use crate::xds::Limits;
 use crate::xds::requests::Rate;
+use crate::xds::{Canary, Limits};
 
 /// Run the control plane: serve sidecars over xDS.
 #[derive(clap::Args, Debug)]
@@ -55,6 +55,10 @@ pub struct Args {
     /// Requests a second that a stream may send in the long run; beyond it the stream is read more slowly
     #[arg(long, value_name = "NUMBER", default_value_t = Rate::default().per_second, value_parser = clap::value_parser!(u32).range(1..))]
     max_request_rate: u32,
+    /// Sidecars that get a new version of a listener, route or cluster first if more share it: the others get it when
+    /// these have acknowledged it, and never if one refuses it; 0: all at once
+    #[arg(long, value_name = "NUMBER", default_value_t = Canary::default().proxies)]
+    canary: u64,
     /// The form of the log
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
@@ -114,6 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             requests: Rate { per_second: args.max_request_rate, ..Rate::default() },
             ..Limits::default()
         },
+        canary: Canary { proxies: args.canary, ..Canary::default() },
     };
     allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -53,6 +53,8 @@ pub struct Config {
     pub leaf: LeafPolicy,
     /// What sidecars may take of the xDS server.
     pub limits: xds::Limits,
+    /// How new versions of what many sidecars share are rolled out.
+    pub canary: xds::Canary,
 }
 
 /// Why the control plane does not run.
@@ -146,19 +148,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         Arc::new(Identities(secrets.clone())),
         shutdown.clone(),
     )
-    .limit(config.limits);
+    .limit(config.limits)
+    .canary(config.canary);
     let streams = server.registry();
     let mut registry = Registry::default();
     let minted = secrets.clone();
     metrics::register(&mut registry, streams.clone(), move || minted.minted());
     metrics::register_pressure(&mut registry, server.counts());
-    let admin = Admin {
-        proxies: streams.clone(),
-        mesh,
-        delivery: Arc::new(pipeline::Progress { published, streams }),
-        readiness,
-        registry: Arc::new(registry),
-    };
+    let delivery = Arc::new(pipeline::Progress { published, streams: streams.clone() });
+    metrics::register_delivery(&mut registry, streams.delivery_seconds(), streams.clone(), delivery.clone());
+    let admin = Admin { proxies: streams, mesh, delivery, readiness, registry: Arc::new(registry) };
     reading.release();
     tracing::info!(xds = %config.xds, admin = %config.admin, "serving");
     tokio::select! {

@@ -3,19 +3,20 @@
 use std::io;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use axum::{Json, Router};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 
 use super::proto::inspection_server::InspectionServer;
+use super::proto::{ListDeliveriesRequest, ListDeliveriesResponse, ListHeldBackResponse};
 use super::service::InspectionService;
-use super::{Delivery, Mesh, Readiness};
+use super::{Delivery, Mesh, Readiness, deliveries};
 use crate::xds::status::Proxies;
 
 /// The content type of the OpenMetrics text format.
@@ -40,11 +41,14 @@ impl Admin {
     /// Everything on one router; gRPC needs HTTP/2 with prior knowledge, as [`serve`] speaks it.
     pub fn router(self) -> Router {
         let Self { proxies, mesh, delivery, readiness, registry } = self;
+        let (ledger, refused) = (proxies.clone(), proxies.clone());
         let inspection = InspectionServer::new(InspectionService { proxies, mesh, delivery });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
         Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(readyz).with_state(readiness))
+            .route("/deliveries", get(list_deliveries).with_state(ledger))
+            .route("/held-back", get(list_held_back).with_state(refused))
             .route("/metrics", get(metrics).with_state(registry))
             .route_service(&service, inspection)
     }
@@ -66,6 +70,17 @@ async fn readyz(State(readiness): State<Readiness>) -> Response {
         reasons if reasons.is_empty() => "ready\n".into_response(),
         reasons => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; "))).into_response(),
     }
+}
+
+async fn list_deliveries(
+    State(proxies): State<Arc<dyn Proxies>>,
+    Query(request): Query<ListDeliveriesRequest>,
+) -> Json<ListDeliveriesResponse> {
+    Json(deliveries::list(&*proxies, &request))
+}
+
+async fn list_held_back(State(proxies): State<Arc<dyn Proxies>>) -> Json<ListHeldBackResponse> {
+    Json(deliveries::held_back(&*proxies))
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

@@ -10,8 +10,10 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 
+use super::Delivery;
 use crate::snapshot::ResourceType;
 use crate::xds::admission::Counts;
 use crate::xds::status::{Proxies, Totals};
@@ -30,6 +32,43 @@ fn label(kind: ResourceType) -> &'static str {
 /// says), resident memory.
 pub fn register(registry: &mut Registry, proxies: Arc<dyn Proxies>, minted: impl Fn() -> u64 + Send + Sync + 'static) {
     registry.register_collector(Box::new(AtScrape { proxies, minted: Box::new(minted) }));
+}
+
+/// Adds how long changes take to their last answer, what is held back, and who has not answered.
+pub fn register_delivery(
+    registry: &mut Registry,
+    seconds: Histogram,
+    proxies: Arc<dyn Proxies>,
+    delivery: Arc<dyn Delivery>,
+) {
+    let help = "From a change of an object to the last answer of those whom it concerns";
+    registry.register_with_unit("weft_xds_delivery", help, Unit::Seconds, seconds);
+    registry.register_collector(Box::new(Outstanding { proxies, delivery }));
+}
+
+struct Outstanding {
+    proxies: Arc<dyn Proxies>,
+    delivery: Arc<dyn Delivery>,
+}
+
+impl fmt::Debug for Outstanding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outstanding")
+    }
+}
+
+impl Collector for Outstanding {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let gauges = [
+            ("weft_xds_held_back", "Refused contents that no proxy is served", self.proxies.held_back().len()),
+            ("weft_xds_pending_proxies", "Proxies that have not answered everything", self.delivery.behind()),
+        ];
+        for (name, help, value) in gauges {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Adds how the xDS server does under pressure, as `counts` says.

@@ -2,11 +2,14 @@
 //!
 //! ```text
 //!  xds::status::Proxies ─┐                      ┌─ /weft.inspect.v1.Inspection/…  (gRPC: `weft proxy status`)
+//!                        │                      ├─ /deliveries  /held-back  (JSON)
 //!  Mesh, Delivery ───────┼─▶ Admin::router() ───┼─ /healthz  /readyz
 //!  Readiness, Registry ──┘                      └─ /metrics
 //! ```
 
+mod deliveries;
 mod http;
+mod json;
 pub mod metrics;
 pub mod proto;
 pub mod readiness;

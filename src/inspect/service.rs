@@ -7,10 +7,11 @@ use tonic::{Request, Response, Status};
 
 use super::proto::inspection_server::Inspection;
 use super::proto::{
-    Convergence, Diagnostic, GetConvergenceRequest, ListDiagnosticsRequest, ListDiagnosticsResponse,
-    ListProxiesRequest, ListProxiesResponse, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
+    Convergence, Diagnostic, GetConvergenceRequest, ListDeliveriesRequest, ListDeliveriesResponse,
+    ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest, ListHeldBackResponse, ListProxiesRequest,
+    ListProxiesResponse, ObjectName, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
 };
-use super::{Delivery, Mesh};
+use super::{Delivery, Mesh, deliveries};
 use crate::mesh::{self, WorkloadKey};
 use crate::snapshot;
 use crate::xds::status::{self, Proxies, ProxyStatus};
@@ -53,6 +54,17 @@ impl Inspection for InspectionService {
             behind: self.delivery.behind() as u64,
             refusing: refusing.count() as u64,
         }))
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<ListDeliveriesRequest>,
+    ) -> Result<Response<ListDeliveriesResponse>, Status> {
+        Ok(Response::new(deliveries::list(&*self.proxies, request.get_ref())))
+    }
+
+    async fn list_held_back(&self, _: Request<ListHeldBackRequest>) -> Result<Response<ListHeldBackResponse>, Status> {
+        Ok(Response::new(deliveries::held_back(&*self.proxies)))
     }
 }
 
@@ -100,7 +112,7 @@ fn refusal(refusal: &status::Refusal) -> Refusal {
     }
 }
 
-fn resource_type(kind: snapshot::ResourceType) -> ResourceType {
+pub(super) fn resource_type(kind: snapshot::ResourceType) -> ResourceType {
     match kind {
         snapshot::ResourceType::Cluster => ResourceType::Cluster,
         snapshot::ResourceType::Endpoints => ResourceType::Endpoints,
@@ -115,13 +127,7 @@ fn diagnostic(diagnostic: mesh::Diagnostic) -> Diagnostic {
         mesh::diagnostic::Severity::Warning => Severity::Warning,
         mesh::diagnostic::Severity::Error => Severity::Error,
     };
-    let (kind, namespace, name) = match diagnostic.object {
-        Some(object) => {
-            let namespace = object.namespace.map(|namespace| namespace.to_string()).unwrap_or_default();
-            (object.kind.to_string(), namespace, object.name.to_string())
-        }
-        None => Default::default(),
-    };
+    let ObjectName { kind, namespace, name } = deliveries::object_name(diagnostic.object.as_ref());
     let (file, line) = match diagnostic.location {
         Some(location) => (location.file.display().to_string(), location.line),
         None => Default::default(),

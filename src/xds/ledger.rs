@@ -14,12 +14,27 @@ use std::time::{Duration, Instant};
 use roaring::RoaringBitmap;
 
 use super::interest::{Key, Slot};
-use crate::mesh::ObjectRef;
+use crate::mesh::{ObjectRef, ProxyId};
 use crate::snapshot::{Resource, Version};
 
 /// A stream that has not answered this many publications is waited for no longer: it is behind, which its status says,
 /// and what the others took is known without it.
 const PATIENCE: usize = 64;
+
+/// What a record is about: a resource that is shared, or one that a proxy has for itself.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Subject {
+    /// The resource.
+    pub(crate) key: Key,
+    /// Whose it is, if it is not shared.
+    pub(crate) proxy: Option<ProxyId>,
+}
+
+impl From<Key> for Subject {
+    fn from(key: Key) -> Self {
+        Self { key, proxy: None }
+    }
+}
 
 /// What became of the newest content of a resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +55,7 @@ pub(crate) struct Record {
 #[derive(Debug)]
 struct Open {
     since: Instant,
-    keys: Vec<Key>,
+    subjects: Vec<Subject>,
     /// Whether the time it takes is that of the whole change, and not of a trial.
     whole: bool,
     waiting: RoaringBitmap,
@@ -56,7 +71,9 @@ pub(crate) struct Ledger {
     owing: RoaringBitmap,
     /// How many streams owe each revision first.
     first: BTreeMap<u64, usize>,
-    records: HashMap<Key, Record>,
+    /// Those of them that have not answered anything yet.
+    newcomers: RoaringBitmap,
+    records: HashMap<Subject, Record>,
 }
 
 /// What is published together.
@@ -67,7 +84,7 @@ pub(crate) struct Publication {
     /// When the oldest change in it was read.
     pub(crate) since: Instant,
     /// The resources that are different, `None` for those that are gone.
-    pub(crate) resources: Vec<(Key, Option<Arc<Resource>>)>,
+    pub(crate) resources: Vec<(Subject, Option<Arc<Resource>>)>,
     /// The streams that it concerns.
     pub(crate) streams: RoaringBitmap,
     /// Whether it goes to all whom it concerns, and not to the first few.
@@ -83,28 +100,29 @@ impl Ledger {
         if owed.len() == 1 {
             *self.first.entry(revision).or_default() += 1;
         }
+        self.newcomers.insert(slot);
     }
 
     /// Enters a publication.
     pub(crate) fn published(&mut self, publication: Publication, now: Instant) {
         let Publication { revision, since, resources, mut streams, whole } = publication;
         let to = streams.len();
-        let keys: Vec<_> = resources.iter().map(|(key, _)| key.clone()).collect();
-        for (key, resource) in resources {
+        let subjects: Vec<_> = resources.iter().map(|(subject, _)| subject.clone()).collect();
+        for (subject, resource) in resources {
             let version = resource.as_ref().map(|resource| resource.version);
             let origin = resource.and_then(|resource| resource.origin.clone());
             // What is gone and concerned nobody needs no record.
             if version.is_none() && to == 0 {
-                self.records.remove(&key);
+                self.records.remove(&subject);
                 continue;
             }
-            let origin = origin.or_else(|| self.records.get(&key)?.origin.clone());
+            let origin = origin.or_else(|| self.records.get(&subject)?.origin.clone());
             let took = (to == 0).then_some(Duration::ZERO);
-            self.records.insert(key, Record { version, origin, since, to, took, revision });
+            self.records.insert(subject, Record { version, origin, since, to, took, revision });
         }
         streams = streams.into_iter().filter(|slot| self.owe(*slot, revision, now)).collect();
         if !streams.is_empty() {
-            self.open.insert(revision, Open { since, keys, whole, waiting: streams });
+            self.open.insert(revision, Open { since, subjects, whole, waiting: streams });
         }
     }
 
@@ -127,6 +145,9 @@ impl Ledger {
             before.into_iter().for_each(|before| forget(&mut self.first, before));
             after.into_iter().for_each(|after| *self.first.entry(after).or_default() += 1);
         }
+        if !answered.is_empty() {
+            self.newcomers.remove(slot);
+        }
         for number in answered {
             times.extend(self.settle(slot, number, now));
         }
@@ -145,7 +166,7 @@ impl Ledger {
 
     /// Whether another stream than this has answered the newest content of a resource, which `subscribed` have.
     pub(crate) fn accepted(&self, key: &Key, slot: Slot, subscribed: &RoaringBitmap) -> bool {
-        let open = self.records.get(key).filter(|record| record.took.is_none()).map(|record| {
+        let open = self.records.get(&key.clone().into()).filter(|record| record.took.is_none()).map(|record| {
             let waiting = self.open.get(&record.revision).map(|open| &open.waiting & subscribed).unwrap_or_default();
             record.to > waiting.len() + u64::from(!waiting.contains(slot))
         });
@@ -157,12 +178,18 @@ impl Ledger {
         self.first.keys().next().copied()
     }
 
-    /// The records, with the streams that have yet to answer.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (&Key, &Record, Option<&RoaringBitmap>)> {
-        self.records.iter().map(|(key, record)| {
-            let open = self.open.get(&record.revision).map(|open| &open.waiting);
-            (key, record, open.filter(|_| record.took.is_none()))
-        })
+    /// The records.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (&Subject, &Record)> {
+        self.records.iter()
+    }
+
+    /// Those of the `streams` that use a resource who have not answered what its record tells of.
+    pub(crate) fn unanswered(&self, record: &Record, streams: &RoaringBitmap) -> RoaringBitmap {
+        let behind = |slot: &Slot| {
+            let oldest = self.owed.get(slot).and_then(VecDeque::front);
+            self.newcomers.contains(*slot) || oldest.is_some_and(|oldest| *oldest <= record.revision)
+        };
+        (streams & &self.owing).into_iter().filter(behind).collect()
     }
 
     /// Notes that the stream owes an answer; `false` if it owes too many to be waited for.
@@ -191,11 +218,13 @@ impl Ledger {
         }
         let open = self.open.remove(&number)?;
         let took = now.saturating_duration_since(open.since);
-        for key in open.keys {
-            let Some(record) = self.records.get_mut(&key).filter(|record| record.revision == number) else { continue };
+        for subject in open.subjects {
+            let Some(record) = self.records.get_mut(&subject).filter(|record| record.revision == number) else {
+                continue;
+            };
             record.took = Some(took);
             if record.version.is_none() {
-                self.records.remove(&key);
+                self.records.remove(&subject);
             }
         }
         open.whole.then_some(took)

@@ -13,6 +13,7 @@ pub mod admission;
 pub mod auth;
 mod body;
 mod connection;
+mod deliveries;
 mod frames;
 mod interest;
 mod ledger;

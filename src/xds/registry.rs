@@ -17,14 +17,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use roaring::RoaringBitmap;
 use tokio::sync::{Notify, watch};
 
+use super::deliveries::{self, Refusals, Rows};
 use super::interest::{Interest, Key, Slot};
-use super::ledger::{Ledger, Publication};
+use super::ledger::{Ledger, Publication, Subject};
 use super::rollout::{Canary, RefusedResource, Rollout};
 use super::session::Session;
-use super::status::{Delivery, HeldBackStatus, Proxies, ProxyStatus, Totals};
+use super::status::{HeldBackStatus, ObjectDelivery, Proxies, ProxyStatus, ResourceRefusal, Totals};
 use super::subscription::Changed;
-use crate::mesh::ProxyId;
-use crate::snapshot::{Change, ResourceType, Snapshot};
+use crate::mesh::{ObjectRef, ProxyId};
+use crate::snapshot::{Change, Resource, ResourceType, Snapshot, View};
 
 /// All connected proxies have answered everything of this snapshot and those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -289,6 +290,14 @@ impl Registry {
         stable.number()
     }
 
+    fn sessions(&self) -> Vec<(Slot, ProxyId, Arc<Mutex<Session>>)> {
+        let entry = |(slot, entry): (usize, &Option<Entry>)| {
+            let Entry { about, session, .. } = entry.as_ref()?;
+            Some((slot as Slot, about.proxy.clone(), session.clone()))
+        };
+        self.lock().slots.iter().enumerate().filter_map(entry).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -316,10 +325,14 @@ impl State {
                 match step {
                     Change::Put(resource) => {
                         let key = Key { kind: resource.kind, name: resource.name.clone() };
-                        resources.insert(key, Some(resource));
+                        resources.insert(Subject::from(key), Some(resource));
                     }
-                    Change::Remove(kind, name) => drop(resources.insert(Key { kind, name }, None)),
-                    _ => {}
+                    Change::Remove(kind, name) => drop(resources.insert(Key { kind, name }.into(), None)),
+                    Change::PutView(proxy, view) => {
+                        resources.extend(own_changes(&proxy, before.view(&proxy), Some(&view)));
+                    }
+                    Change::RemoveView(proxy) => resources.extend(own_changes(&proxy, before.view(&proxy), None)),
+                    Change::Fallback(_) => {}
                 }
             }
         }
@@ -351,44 +364,44 @@ impl Proxies for Registry {
         totals
     }
 
-    fn deliveries(&self) -> Vec<Delivery> {
+    fn deliveries(&self, wanted: &dyn Fn(Option<&ObjectRef>) -> bool) -> Vec<ObjectDelivery> {
         let when = clock();
-        let state = self.lock();
-        let record = |(key, record, waiting): (&Key, &super::ledger::Record, Option<&RoaringBitmap>)| {
-            let subscribed = state.interest.of(key);
-            let waiting = waiting.map(|waiting| waiting & &subscribed).unwrap_or_default();
-            let pending = waiting.iter().filter_map(|slot| Some(state.entry(slot)?.about.proxy.clone())).collect();
-            Delivery {
-                kind: key.kind,
-                name: key.name.clone(),
-                version: record.version,
-                origin: record.origin.clone(),
-                changed_at: when(record.since),
-                sent: record.to,
-                subscribed: subscribed.len(),
-                pending,
-                took: record.took,
+        let mut refusals = Refusals::default();
+        for (slot, proxy, session) in self.sessions() {
+            for refused in lock(&session).refused() {
+                let super::session::RefusedVersion { kind, name, version, at, message } = refused;
+                let proxy = proxy.clone();
+                refusals.add(slot, ResourceRefusal { proxy, at: when(at), kind, name, version, message });
             }
-        };
-        let mut deliveries: Vec<_> = state.ledger.records().map(record).collect();
-        deliveries.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-        deliveries
+        }
+        let State { rollout, interest, ledger, slots, .. } = &*self.lock();
+        let proxy = |slot: Slot| Some(slots.get(slot as usize)?.as_ref()?.about.proxy.clone());
+        Rows { ledger, interest, rollout, refusals: &refusals, proxy: &proxy, when: &when }.of(wanted)
     }
 
     fn held_back(&self) -> Vec<HeldBackStatus> {
         let when = clock();
-        let state = self.lock();
-        let status = |(key, held): (&Key, &super::rollout::HeldBack)| HeldBackStatus {
-            kind: key.kind,
-            name: key.name.clone(),
-            version: held.resource.version,
-            origin: held.resource.origin.clone(),
-            by: held.by.clone(),
-            at: when(held.at),
-            message: held.message.clone(),
-        };
-        state.rollout.held_back().map(status).collect()
+        self.lock().rollout.held_back().map(|(key, held)| deliveries::held_back(key, held, &when)).collect()
     }
+}
+
+/// What a proxy has for itself that is different, `None` for what is gone.
+fn own_changes(
+    proxy: &ProxyId,
+    before: Option<&Arc<View>>,
+    after: Option<&Arc<View>>,
+) -> Vec<(Subject, Option<Arc<Resource>>)> {
+    let own = |view: Option<&Arc<View>>| view.map(|view| view.own.clone()).unwrap_or_default();
+    let (before, after) = (own(before), own(after));
+    let same = |one: &Resource, other: &Resource| one.kind == other.kind && one.name == other.name;
+    let subject = |resource: &Resource| {
+        let key = Key { kind: resource.kind, name: resource.name.clone() };
+        Subject { key, proxy: Some(proxy.clone()) }
+    };
+    let gone = before.iter().filter(|old| !after.iter().any(|new| same(old, new))).map(|old| (subject(old), None));
+    let is_new = |new: &&Arc<Resource>| !before.iter().any(|old| same(old, new) && old.version == new.version);
+    let new = after.iter().filter(is_new).map(|new| (subject(new), Some(new.clone())));
+    gone.chain(new).collect()
 }
 
 /// A stream's place in the registry, given up when dropped.

@@ -86,27 +86,80 @@ impl AddAssign for Totals {
     }
 }
 
-/// What became of the newest content of a resource that has changed since the server started.
+/// What became of the newest content of an object's resources, as far as they changed since the server started.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ObjectDelivery {
+    /// The object; `None`: what belongs to the mesh as a whole.
+    pub object: Option<ObjectRef>,
+    /// When its newest change was read from the source.
+    pub changed_at: SystemTime,
+    /// The answers to all its resources; a proxy that uses several of them counts once.
+    pub answers: Answers,
+    /// Ordered by type, name and proxy.
+    pub resources: Vec<Delivery>,
+}
+
+/// What became of the newest content of a resource.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Delivery {
     /// Its type.
     pub kind: ResourceType,
     /// Its name.
     pub name: ResourceName,
-    /// Its version; `None` if it was removed.
+    /// Whose it is, if that proxy has it for itself.
+    pub proxy: Option<ProxyId>,
+    /// The version that is served; `None` if it was removed.
     pub version: Option<Version>,
-    /// The object that it was made for.
-    pub origin: Option<ObjectRef>,
     /// When the change was read from the source.
     pub changed_at: SystemTime,
-    /// How many streams the change went to.
+    /// The answers to it.
+    pub answers: Answers,
+    /// Newer content that is served to nobody, since it was refused.
+    pub held_back: Option<HeldBackStatus>,
+}
+
+/// The answers to what changed.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Answers {
+    /// Connected proxies that use it.
+    pub proxies: u64,
+    /// Those of them that it was sent to; fewer while a few try it first.
     pub sent: u64,
-    /// How many streams subscribe to it now.
-    pub subscribed: u64,
-    /// The proxies that have neither acknowledged nor refused it.
-    pub pending: Vec<ProxyId>,
-    /// From the change to the last answer; `None` while one is missing.
+    /// Those that have acknowledged the newest content: none of what is held back.
+    pub acknowledged: u64,
+    /// Those that have neither acknowledged nor refused it.
+    pub pending: u64,
+    /// Their names, but not more than [`Answers::NAMED`].
+    pub pending_proxies: Vec<ProxyId>,
+    /// Those that refuse it.
+    pub refusing: u64,
+    /// Their refusals, but not more than [`Answers::NAMED`].
+    pub refusals: Vec<ResourceRefusal>,
+    /// From the change to the last answer; `None` while one is missing, and for what is held back; 0 if it concerned
+    /// nobody.
     pub took: Option<Duration>,
+}
+
+impl Answers {
+    /// So many proxies are named.
+    pub const NAMED: usize = 100;
+}
+
+/// A resource that a proxy refused, and that it is not sent again.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ResourceRefusal {
+    /// Who refused it.
+    pub proxy: ProxyId,
+    /// When.
+    pub at: SystemTime,
+    /// The resource's type.
+    pub kind: ResourceType,
+    /// The resource's name.
+    pub name: ResourceName,
+    /// The refused version.
+    pub version: Version,
+    /// In Envoy's words.
+    pub message: String,
 }
 
 /// Content that a proxy refused and that no proxy is served until its object changes.
@@ -136,8 +189,8 @@ pub trait Proxies: Send + Sync {
     /// The sums over all streams since the server started, ended ones included.
     fn totals(&self) -> BTreeMap<ResourceType, Totals>;
 
-    /// What became of each resource that changed, ordered by type and name.
-    fn deliveries(&self) -> Vec<Delivery>;
+    /// What became of the changes of each object that is `wanted`, ordered by object.
+    fn deliveries(&self, wanted: &dyn Fn(Option<&ObjectRef>) -> bool) -> Vec<ObjectDelivery>;
 
     /// What was refused and is held back from all.
     fn held_back(&self) -> Vec<HeldBackStatus>;

@@ -90,7 +90,7 @@ impl Secrets for TestSecrets {
     }
 }
 
-/// Takes `good` as the token of the test's proxy.
+/// Takes `good` as the token of the test's proxy, and `good-NAME` as that of pod NAME.
 pub(crate) struct TestTokens;
 
 impl Authenticator for TestTokens {
@@ -99,6 +99,9 @@ impl Authenticator for TestTokens {
             match token {
                 "good" => Ok(ProxyIdentity { spiffe: identity("web"), pod: Some(proxy().0) }),
                 "later" => Err(AuthError::Unavailable("the key is not loaded yet".into())),
+                _ if token.starts_with("good-") => {
+                    Ok(ProxyIdentity { spiffe: identity("web"), pod: Some(PodKey::new("shop", &token[5..])) })
+                }
                 _ => Err(AuthError::Invalid("it is signed by an unknown key".into())),
             }
         }

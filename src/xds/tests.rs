@@ -72,6 +72,15 @@ impl Rig {
         Ok(Delta { requests: sender, responses })
     }
 
+    /// A proxy of pod shop/NAME that has asked for the clusters, got them and acknowledged them.
+    async fn pod(&self, name: &str) -> Delta {
+        let first = DeltaDiscoveryRequest { node: node(&format!("{name}.shop")), ..request(Cluster.type_url(), &[]) };
+        let mut proxy = self.delta(first, Some(&format!("Bearer good-{name}"))).await.expect("a stream");
+        let response = proxy.next().await.expect("clusters");
+        proxy.ack(&response).await;
+        proxy
+    }
+
     async fn stop(self) {
         self.shutdown.cancel();
         drop(self.channel);
@@ -92,6 +101,14 @@ impl Delta {
     async fn ack(&self, response: &DeltaDiscoveryResponse) {
         let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
         let request = DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() };
+        self.requests.send(request).await.expect("an open stream");
+    }
+
+    async fn refuse(&self, response: &DeltaDiscoveryResponse, message: &str) {
+        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        let error = envoy_types::pb::google::rpc::Status { code: 13, message: message.into(), ..Default::default() };
+        let request =
+            DeltaDiscoveryRequest { type_url, response_nonce, error_detail: Some(error), ..Default::default() };
         self.requests.send(request).await.expect("an open stream");
     }
 }
@@ -333,3 +350,5 @@ async fn odd_requests_leave_the_stream_alive() {
     drop(proxy);
     rig.stop().await;
 }
+
+mod deliveries;

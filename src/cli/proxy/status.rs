@@ -11,9 +11,13 @@ use time::format_description::well_known::Rfc3339;
 
 use super::pod::KnownPod;
 use super::reach::{self, Reach};
+use crate::cli::deliveries::{write_held_back, write_pending};
 use crate::cli::output::{Table, age};
 use crate::inspect::proto::inspection_client::InspectionClient;
-use crate::inspect::proto::{self, GetConvergenceRequest, ListProxiesRequest, ResourceType};
+use crate::inspect::proto::{
+    self, GetConvergenceRequest, HeldBack, ListDeliveriesRequest, ListHeldBackRequest, ListProxiesRequest,
+    ObjectDelivery, ResourceType,
+};
 use crate::mesh::{PodKey, WorkloadKey};
 
 /// The order of the columns: the order in which xDS delivers.
@@ -30,6 +34,11 @@ pub(super) struct Report {
     /// How many of them do not have it all yet.
     behind: u64,
     proxies: Vec<Proxy>,
+    /// What no proxy is served, of the whole mesh.
+    held_back: Vec<HeldBack>,
+    /// The objects whose changes not all have acknowledged.
+    #[serde(skip)]
+    pending: Vec<ObjectDelivery>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -80,13 +89,13 @@ pub(super) async fn fetch(reach: &dyn Reach) -> anyhow::Result<Report> {
     let failed = "the control plane did not tell its proxies";
     let proxies = client.list_proxies(ListProxiesRequest::default()).await.context(failed)?.into_inner().proxies;
     let convergence = client.get_convergence(GetConvergenceRequest {}).await.context(failed)?.into_inner();
-    Ok(report(proxies, &convergence))
-}
-
-pub(super) fn report(proxies: Vec<proto::Proxy>, convergence: &proto::Convergence) -> Report {
+    let held_back = client.list_held_back(ListHeldBackRequest {}).await.context(failed)?.into_inner().held_back;
+    let unfinished = ListDeliveriesRequest { pending_only: true, ..Default::default() };
+    let pending = client.list_deliveries(unfinished).await.context(failed)?.into_inner().objects;
     let mut proxies: Vec<Proxy> = proxies.into_iter().map(proxy).collect();
     proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
-    Report { snapshot: convergence.snapshot, connected: convergence.connected, behind: convergence.behind, proxies }
+    let proto::Convergence { snapshot, connected, behind, .. } = convergence;
+    Ok(Report { snapshot, connected, behind, proxies, held_back, pending })
 }
 
 fn proxy(proxy: proto::Proxy) -> Proxy {
@@ -164,18 +173,29 @@ impl Report {
     /// The same report about one proxy.
     pub(super) fn only(mut self, pod: &PodKey) -> Self {
         self.proxies.retain(|proxy| proxy.key() == *pod);
+        let by = |held: &HeldBack| {
+            held.proxy.as_ref().is_some_and(|by| PodKey::new(by.namespace.as_str(), by.pod.as_str()) == *pod)
+        };
+        self.held_back.retain(by);
+        self.pending.clear(); // its own types say what it has not answered
         self
     }
 
-    /// The same report about one namespace's proxies.
+    /// The same report about one namespace's proxies and objects.
     pub(super) fn in_namespace(mut self, namespace: Option<&str>) -> Self {
-        self.proxies.retain(|proxy| namespace.is_none_or(|wanted| proxy.namespace == wanted));
+        let Some(namespace) = namespace else { return self };
+        let its = |object: &Option<proto::ObjectName>| object.as_ref().is_some_and(|o| o.namespace == namespace);
+        self.proxies.retain(|proxy| proxy.namespace == namespace);
+        self.pending.retain(|delivery| its(&delivery.object));
+        self.held_back
+            .retain(|held| its(&held.object) || held.proxy.as_ref().is_some_and(|proxy| proxy.namespace == namespace));
         self
     }
 
-    /// One of its proxies has a refusal that holds.
+    /// One of its proxies has a refusal that holds, or something is held back from all.
     pub(super) fn is_refusing(&self) -> bool {
-        self.proxies.iter().flat_map(|proxy| &proxy.types).any(|status| status.refusal.is_some())
+        !self.held_back.is_empty()
+            || self.proxies.iter().flat_map(|proxy| &proxy.types).any(|status| status.refusal.is_some())
     }
 
     /// A row a proxy, then the refusals.
@@ -210,6 +230,8 @@ impl Report {
         }
         let mut text = if self.proxies.is_empty() { "No proxy is connected.\n".to_owned() } else { table.to_string() };
         self.write_refusals(&mut text, now);
+        self.held_back.iter().for_each(|held| write_held_back(&mut text, held, now));
+        self.write_pending(&mut text, now);
         let (snapshot, behind, connected) = (self.snapshot, self.behind, self.connected);
         let _ = match behind {
             0 => writeln!(text, "\nSnapshot {snapshot}: all {connected} proxies are up to date."),
@@ -267,7 +289,19 @@ impl Report {
             );
         }
         self.write_refusals(&mut text, now);
+        self.held_back.iter().for_each(|held| write_held_back(&mut text, held, now));
         text
+    }
+
+    fn write_pending(&self, text: &mut String, now: SystemTime) {
+        /// So many objects are named: one proxy that stalls may have missed them all.
+        const NAMED: usize = 10;
+        let pending = || self.pending.iter().filter(|object| object.answers.as_ref().is_some_and(|a| a.pending > 0));
+        pending().take(NAMED).for_each(|object| write_pending(text, object, now));
+        let more = pending().count().saturating_sub(NAMED);
+        if more > 0 {
+            let _ = writeln!(text, "\nPENDING {more} more objects: see weft deliveries --pending");
+        }
     }
 
     fn write_refusals(&self, text: &mut String, now: SystemTime) {

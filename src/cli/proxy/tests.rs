@@ -113,6 +113,53 @@ impl Inspection for ControlPlane {
     ) -> Result<Response<proto::Convergence>, Status> {
         Ok(Response::new(proto::Convergence { snapshot: 7, connected: 2, behind: 1, refusing: 1 }))
     }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<proto::ListDeliveriesRequest>,
+    ) -> Result<Response<proto::ListDeliveriesResponse>, Status> {
+        assert!(request.into_inner().pending_only, "only what is unfinished is shown");
+        let changed_at = Some((now() - Duration::from_secs(90)).into());
+        let pod = proto::PodName { namespace: "shop".into(), pod: "cart-5d8f-abcde".into() };
+        let answers = proto::Answers {
+            proxies: 2,
+            sent: 2,
+            acknowledged: 1,
+            pending: 1,
+            pending_proxies: vec![pod],
+            ..Default::default()
+        };
+        let answers = Some(answers);
+        let resource = proto::ResourceDelivery { changed_at, answers: answers.clone(), ..Default::default() };
+        let object = proto::ObjectDelivery {
+            object: Some(cart()),
+            changed_at,
+            answers,
+            resources: vec![resource],
+            ..Default::default()
+        };
+        Ok(Response::new(proto::ListDeliveriesResponse { objects: vec![object] }))
+    }
+
+    async fn list_held_back(
+        &self,
+        _: Request<proto::ListHeldBackRequest>,
+    ) -> Result<Response<proto::ListHeldBackResponse>, Status> {
+        let held = proto::HeldBack {
+            object: Some(cart()),
+            r#type: proto::ResourceType::Route.into(),
+            name: "10.96.0.5:80".into(),
+            version: "00000000000000b1".into(),
+            proxy: Some(proto::PodName { namespace: "bank".into(), pod: "teller-0".into() }),
+            at: Some((now() - Duration::from_secs(65)).into()),
+            message: "regex: missing ]".into(),
+        };
+        Ok(Response::new(proto::ListHeldBackResponse { held_back: vec![held] }))
+    }
+}
+
+fn cart() -> proto::ObjectName {
+    proto::ObjectName { kind: "Service".into(), namespace: "shop".into(), name: "cart".into() }
 }
 
 /// A proxy that was told nothing new since it connected.
@@ -187,7 +234,7 @@ async fn status_shows_a_row_for_each_proxy_and_fails_while_one_refuses() {
     assert_eq!(code, ExitCode::FAILURE);
     insta::assert_snapshot!(text);
     let (text, code) = execute(&args("status -n bank"), &world, now()).await.unwrap();
-    assert_eq!(code, ExitCode::SUCCESS);
+    assert_eq!(code, ExitCode::FAILURE, "something is held back, which concerns all");
     insta::assert_snapshot!(text);
 }
 

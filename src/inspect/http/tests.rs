@@ -9,10 +9,15 @@ use tower::ServiceExt;
 use super::*;
 use crate::inspect::metrics;
 use crate::inspect::proto::inspection_client::InspectionClient;
-use crate::inspect::proto::{GetConvergenceRequest, ListDiagnosticsRequest, ListProxiesRequest};
+use crate::inspect::proto::{
+    GetConvergenceRequest, ListDeliveriesRequest, ListDiagnosticsRequest, ListHeldBackRequest, ListProxiesRequest,
+};
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, WorkloadKey};
 use crate::snapshot::{Resource, ResourceType};
-use crate::xds::status::{Delivery as Delivered, HeldBackStatus, ProxyStatus, Refusal, Totals, TypeStatus};
+use crate::xds::status::{
+    Answers, Delivery as Delivered, HeldBackStatus, ObjectDelivery, ProxyStatus, Refusal, ResourceRefusal, Totals,
+    TypeStatus,
+};
 
 struct Fixture;
 
@@ -47,12 +52,63 @@ impl Proxies for Fixture {
         ])
     }
 
-    fn deliveries(&self) -> Vec<Delivered> {
-        Vec::new()
+    fn deliveries(&self, wanted: &dyn Fn(Option<&ObjectRef>) -> bool) -> Vec<ObjectDelivery> {
+        let held = held_back();
+        let cart = held.origin.clone();
+        let refusal = ResourceRefusal {
+            proxy: held.by.clone(),
+            at: held.at,
+            kind: held.kind,
+            name: held.name.clone(),
+            version: held.version,
+            message: held.message.clone(),
+        };
+        let answers = Answers { proxies: 37, sent: 37, refusals: vec![refusal], ..Answers::default() };
+        let row = |object: Option<ObjectRef>, answers: Answers, held_back: Option<HeldBackStatus>| ObjectDelivery {
+            object,
+            changed_at: held.at,
+            answers: answers.clone(),
+            resources: vec![Delivered {
+                kind: ResourceType::Cluster,
+                name: "10.96.0.5:80".into(),
+                proxy: None,
+                version: None,
+                changed_at: held.at,
+                answers,
+                held_back,
+            }],
+        };
+        let took = Some(Duration::from_millis(400));
+        let done = Answers { proxies: 37, sent: 37, acknowledged: 37, took, ..Answers::default() };
+        let pod = ObjectRef { kind: Kind::Pod, namespace: Some("bank".into()), name: "teller-0".into() };
+        let behind = vec!["teller-0.bank".parse().unwrap()];
+        let pending = Answers { proxies: 1, sent: 1, pending: 1, pending_proxies: behind, ..Answers::default() };
+        let refused = Answers { proxies: 2, sent: 2, acknowledged: 1, refusing: 1, ..Answers::default() };
+        let ledger = cart.clone().map(|cart| ObjectRef { name: "ledger".into(), ..cart });
+        let all = [
+            row(None, done, None),
+            row(cart, answers, Some(held.clone())),
+            row(ledger, refused, None),
+            row(Some(pod), pending, None),
+        ];
+        all.into_iter().filter(|row| wanted(row.object.as_ref())).collect()
     }
 
     fn held_back(&self) -> Vec<HeldBackStatus> {
-        Vec::new()
+        vec![held_back()]
+    }
+}
+
+fn held_back() -> HeldBackStatus {
+    let bad = Resource::new(ResourceType::Cluster, "10.96.0.5:80", bytes::Bytes::from_static(b"bad"), None);
+    HeldBackStatus {
+        kind: bad.kind,
+        name: bad.name,
+        version: bad.version,
+        origin: Some(ObjectRef { kind: Kind::Service, namespace: Some("shop".into()), name: "cart".into() }),
+        by: "cart-5d8f-abcde.shop".parse().unwrap(),
+        at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600),
+        message: "no such filter".to_owned(),
     }
 }
 
@@ -108,6 +164,9 @@ async fn readiness_is_refused_with_the_reason_until_it_opens() {
 async fn metrics_show_what_is_read_at_the_scrape() {
     let mut registry = Registry::default();
     metrics::register(&mut registry, Arc::new(Fixture), || 5);
+    let took = prometheus_client::metrics::histogram::Histogram::new([0.1, 1.0]);
+    took.observe(0.4);
+    metrics::register_delivery(&mut registry, took, Arc::new(Fixture), Arc::new(Fixture));
     let router = admin(Readiness::default(), registry);
     let (status, text) = get_path(&router, "/metrics").await;
     assert_eq!(status, StatusCode::OK);
@@ -119,6 +178,11 @@ async fn metrics_show_what_is_read_at_the_scrape() {
         "weft_xds_connected_proxies 2",
         "weft_xds_refusing_proxies 1",
         "weft_ca_certificates_minted_total 5",
+        r#"weft_xds_delivery_seconds_bucket{le="0.1"} 0"#,
+        r#"weft_xds_delivery_seconds_bucket{le="1.0"} 1"#,
+        "weft_xds_delivery_seconds_sum 0.4",
+        "weft_xds_held_back 1",
+        "weft_xds_pending_proxies 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
@@ -145,8 +209,40 @@ async fn the_inspection_api_answers_on_the_same_port_as_http() {
     let convergence = client.get_convergence(GetConvergenceRequest {}).await.unwrap().into_inner();
     let found = (convergence.snapshot, convergence.connected, convergence.behind, convergence.refusing);
     assert_eq!(found, (7, 2, 1, 1));
+    let cart = ListDeliveriesRequest { kind: "service".to_owned(), name: "cart".to_owned(), ..Default::default() };
+    let deliveries = client.list_deliveries(cart).await.unwrap().into_inner();
+    let json: serde_json::Value = serde_json::from_str(
+        &get_path(&admin(Readiness::default(), Registry::default()), "/deliveries?kind=Service&name=cart").await.1,
+    )
+    .unwrap();
+    assert_eq!(serde_json::to_value(deliveries).unwrap(), json, "one answer, two forms");
+    let held_back = client.list_held_back(ListHeldBackRequest {}).await.unwrap().into_inner().held_back;
+    assert_eq!((held_back.len(), held_back[0].message.as_str()), (1, "no such filter"));
 
     drop(client);
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn deliveries_and_what_is_held_back_are_json_too() {
+    let router = admin(Readiness::default(), Registry::default());
+    let (status, body) = get_path(&router, "/deliveries?namespace=shop&name=cart").await;
+    assert_eq!(status, StatusCode::OK);
+    insta::assert_snapshot!(body);
+    insta::assert_snapshot!(get_path(&router, "/held-back").await.1);
+
+    let states = async |path: &str| -> Vec<(String, String)> {
+        let body: serde_json::Value = serde_json::from_str(&get_path(&router, path).await.1).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let row = |row: &serde_json::Value| (text(&row["object"]["name"]), text(&row["state"]));
+        body["objects"].as_array().unwrap().iter().map(row).collect()
+    };
+    let row = |name: &str, state: &str| (name.to_owned(), state.to_owned());
+    let unfinished = [row("cart", "held_back"), row("ledger", "refused"), row("teller-0", "pending")];
+    assert_eq!(states("/deliveries?pending_only=true").await, unfinished);
+    assert_eq!(states("/deliveries").await[0], row("", "delivered"));
+    assert_eq!(states("/deliveries?kind=pod").await, [row("teller-0", "pending")]);
+    assert_eq!(states("/deliveries?namespace=nowhere").await, []);
+    assert_eq!(get_path(&router, "/deliveries?nmae=cart").await.0, StatusCode::BAD_REQUEST);
 }

@@ -26,18 +26,19 @@ impl Book {
 
     /// Publishes content `revision` of each name to `to` at `revision` milliseconds.
     fn publish(&mut self, revision: u64, names: &[&str], to: impl IntoIterator<Item = Slot>) {
-        let resources = names.iter().map(|name| (key(name), Some(resource(Endpoints, name, revision as u8)))).collect();
+        let resources =
+            names.iter().map(|name| (key(name).into(), Some(resource(Endpoints, name, revision as u8)))).collect();
         let since = self.at(revision);
         let publication = Publication { revision, since, resources, streams: streams(to), whole: true };
         self.ledger.published(publication, since);
     }
 
     fn record(&self, name: &str) -> (u64, Option<u64>, Vec<Slot>) {
-        let wanted = key(name);
-        let found = self.ledger.records().find(|(key, ..)| **key == wanted);
-        let (_, record, waiting) = found.unwrap_or_else(|| panic!("no record of {name}"));
+        let wanted = key(name).into();
+        let found = self.ledger.records().find(|(subject, _)| **subject == wanted);
+        let (_, record) = found.unwrap_or_else(|| panic!("no record of {name}"));
         let took = record.took.map(|took| took.as_millis() as u64);
-        (record.to, took, waiting.into_iter().flatten().collect())
+        (record.to, took, self.ledger.unanswered(record, &streams(0..10)).iter().collect())
     }
 }
 
@@ -83,7 +84,7 @@ fn a_stream_that_stalls_does_not_hide_what_the_others_took_nor_grow_the_ledger()
         book.publish(revision, &["a"], [1, 2]);
         book.ledger.answered(2, revision, book.at(revision + 1));
     }
-    assert_eq!(book.record("a"), (2, Some(1), vec![]), "the other's answer was the last that was waited for");
+    assert_eq!(book.record("a"), (2, Some(1), vec![1]), "the other's answer was the last that was waited for");
     assert!(book.ledger.open.len() <= PATIENCE && book.ledger.owed[&1].len() <= PATIENCE);
     assert_eq!(book.ledger.oldest(), Some(1), "but it is behind, and since when is known");
     book.ledger.answered(1, 10 * PATIENCE as u64, book.at(10_000));
@@ -93,13 +94,24 @@ fn a_stream_that_stalls_does_not_hide_what_the_others_took_nor_grow_the_ledger()
 }
 
 #[test]
+fn a_stream_that_has_just_begun_has_not_answered_what_the_others_have() {
+    let mut book = Book::new();
+    book.publish(1, &["a"], [1]);
+    book.ledger.answered(1, 1, book.at(2));
+    book.ledger.entered(2, 4);
+    assert_eq!(book.record("a"), (1, Some(1), vec![2]));
+    book.ledger.answered(2, 4, book.at(5));
+    assert_eq!(book.record("a"), (1, Some(1), vec![]));
+}
+
+#[test]
 fn a_removal_is_forgotten_when_all_have_answered_it() {
     let mut book = Book::new();
     book.publish(1, &["a"], [1]);
     let publication = Publication {
         revision: 2,
         since: book.at(2),
-        resources: vec![(key("a"), None)],
+        resources: vec![(key("a").into(), None)],
         streams: streams([1]),
         whole: true,
     };

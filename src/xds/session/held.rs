@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Protocol;
+use super::{Protocol, RefusedVersion};
 use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 use crate::xds::rollout::RefusedResource;
@@ -91,6 +91,8 @@ pub(super) struct Counters {
     pub(super) last_sent: Option<Instant>,
     pub(super) last_acknowledged: Option<Instant>,
     pub(super) refusal: Option<Refused>,
+    /// What it said of each resource that it refused alone.
+    pub(super) words: BTreeMap<ResourceName, (Version, Instant, String)>,
 }
 
 /// A stream's state of one type.
@@ -323,7 +325,33 @@ impl Held {
             _ => None,
         };
         self.hold_back(proxy, refused.items);
+        if let Some(bad) = &bad {
+            self.remember_words(bad, now);
+        }
         bad
+    }
+
+    /// Keeps what was said of a resource for as long as it counts as refused.
+    fn remember_words(&mut self, bad: &RefusedResource, now: Instant) {
+        let (exceptions, words) = (&self.exceptions, &mut self.counters.words);
+        let refused = |name: &ResourceName| exceptions.get(name).and_then(|exception| exception.refused);
+        words.retain(|name, (version, ..)| refused(name) == Some(*version));
+        let (name, version) = (bad.resource.name.clone(), bad.resource.version);
+        if refused(&name) == Some(version) && words.len() < MAX_REFUSAL_NAMES {
+            words.insert(name, (version, now, bad.message.clone()));
+        }
+    }
+
+    /// What was refused and is not sent again, as far as its words are kept.
+    pub(super) fn refused(&self, kind: ResourceType) -> impl Iterator<Item = RefusedVersion> {
+        let holds = |name: &ResourceName| self.exceptions.get(name).and_then(|exception| exception.refused);
+        let words = self.counters.words.iter();
+        words.filter(move |(name, (version, ..))| holds(name) == Some(*version)).map(
+            move |(name, (version, at, message))| {
+                let (name, message) = (name.clone(), message.clone());
+                RefusedVersion { kind, name, version: *version, at: *at, message }
+            },
+        )
     }
 
     /// The number of the snapshot up to which the client has answered everything of this type.

@@ -84,6 +84,21 @@ pub struct Response {
     pub removed: Vec<ResourceName>,
 }
 
+/// Content that the client refused and that it is not sent again.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RefusedVersion {
+    /// Its type.
+    pub(crate) kind: ResourceType,
+    /// Its name.
+    pub(crate) name: ResourceName,
+    /// The refused version.
+    pub(crate) version: Version,
+    /// When.
+    pub(crate) at: Instant,
+    /// In Envoy's words.
+    pub(crate) message: String,
+}
+
 /// Responses of one type that may be on their way. Envoy withholds an acknowledgement while clusters warm and must
 /// still be answered; a client that never acknowledges must not grow the stream.
 const MAX_OUTSTANDING: usize = 64;
@@ -322,6 +337,12 @@ impl Session {
             }),
         };
         self.types.iter().map(|(kind, held)| (*kind, status(held))).collect()
+    }
+
+    /// What the client refused and is not sent again.
+    pub(crate) fn refused(&self) -> Vec<RefusedVersion> {
+        let refused = |(kind, held): (&ResourceType, &Held)| held.refused(*kind).collect::<Vec<_>>();
+        self.types.iter().flat_map(refused).collect()
     }
 
     /// What was said and heard on this stream so far.
