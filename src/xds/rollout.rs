@@ -285,6 +285,9 @@ impl Rollout {
         let steps = self.target.since(base);
         if steps.is_empty() {
             self.since = None;
+            if self.stable.number() == 0 {
+                self.stable = number(&mut self.revision, &self.target); // there is nothing, which is an answer
+            }
             match &mut self.trial {
                 Some(trial) => trial.source = self.source.number(),
                 None => self.reached = self.source.number(),
