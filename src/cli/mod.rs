@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod exec;
+pub mod graph;
 pub mod internal;
 mod logging;
 pub mod output;
@@ -40,6 +41,7 @@ enum Command {
     Serve(serve::Args),
     Validate(validate::Args),
     Proxy(proxy::Args),
+    Graph(graph::Args),
     App(app::Args),
 }
 
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
+        Command::Graph(args) => graph::run(args, playground::reach),
         Command::App(args) => app::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -13,11 +13,12 @@ use prost::Message;
 
 use super::fallback::{Addresses, PodAddress};
 use super::outbound::TcpPorts;
-use super::{cluster, inbound, names, outbound, route};
-use crate::mesh::object::{DiscoveryMode, Protocol};
+use super::{cluster, inbound, names, outbound, route, warm};
+use crate::mesh::object::Protocol;
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, PodKey, ProxyId, ServiceKey, SpiffeId, TrustDomain, World};
 use crate::policy::{self, InboundPlan, PortPlan, ServicePlan};
-use crate::snapshot::{Change, Pushed, Resource, ResourceName, ResourceType, View};
+use crate::snapshot::{Change, Resource, ResourceName, ResourceType, View};
+use crate::warm::WarmSets;
 
 /// Translates plans, and remembers the last ones.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Translator {
     tcp_ports: TcpPorts,
     routes: BTreeMap<SocketAddr, route::Destination>,
     addresses: imbl::OrdMap<IpAddr, PodAddress>,
+    warm: warm::Warm,
     started: bool,
 }
 
@@ -49,6 +51,7 @@ struct Pod {
 struct Inbound {
     plan: InboundPlan,
     own: Vec<Arc<Resource>>,
+    warm: warm::Names,
     view: Arc<View>,
 }
 
@@ -62,12 +65,18 @@ impl Default for Translator {
             tcp_ports: TcpPorts::default(),
             routes: BTreeMap::new(),
             addresses: imbl::OrdMap::new(),
+            warm: warm::Warm::default(),
             started: false,
         }
     }
 }
 
 impl Translator {
+    /// What the workloads are known to call: pods that are new from now on have it from the start.
+    pub fn learned(&mut self, sets: WarmSets) {
+        self.warm.learned = sets;
+    }
+
     /// The changes that bring the table in step with the world, of which only `dirty` may differ from the last time.
     pub fn translate(&mut self, world: &World, dirty: &Dirty) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -229,7 +238,7 @@ impl Translator {
     }
 
     fn inbound(
-        &self,
+        &mut self,
         world: &World,
         pod: &crate::mesh::object::Pod,
         plan: InboundPlan,
@@ -248,7 +257,9 @@ impl Translator {
                 ]
             }
         };
-        let view = View { own: own.clone(), pushed: pushed(world, pod) };
+        // Chosen once: a pod that runs knows what it calls, and is not given what only others call.
+        let warm = last.as_ref().map_or_else(|| self.warm.names(world, pod), |last| last.warm.clone());
+        let view = View { own: own.clone(), pushed: self.warm.pushed(world, pod, &warm) };
         if let Some(last) = last
             && *last.view == view
         {
@@ -256,7 +267,7 @@ impl Translator {
         }
         let view = Arc::new(view);
         changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Inbound { plan, own, view }
+        Inbound { plan, own, warm, view }
     }
 
     /// A port number is TCP everywhere unless some Service declares it otherwise.
@@ -292,19 +303,6 @@ impl Translator {
         }
         routes
     }
-}
-
-/// What a proxy has from the start: what every proxy needs, and what its workload is known to call.
-fn pushed(world: &World, pod: &crate::mesh::object::Pod) -> Pushed {
-    if world.config().discovery == DiscoveryMode::Eager {
-        return Pushed::All;
-    }
-    let upstreams = pod.upstreams.iter().filter_map(|key| world.service(key));
-    let warm = upstreams.flat_map(|service| {
-        let ips = if service.headless { &[] } else { service.cluster_ips.as_slice() };
-        ips.iter().flat_map(|ip| service.ports.iter().map(|port| names::destination(SocketAddr::new(*ip, port.port))))
-    });
-    Pushed::Only(Arc::new(warm.chain([names::PASSTHROUGH.into(), names::INBOUND.into()]).collect()))
 }
 
 fn service_ref(key: &ServiceKey) -> ObjectRef {

@@ -3,19 +3,19 @@
 use std::io;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use axum::{Json, Router};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 
 use super::proto::inspection_server::InspectionServer;
 use super::service::InspectionService;
-use super::{Delivery, Mesh, Readiness};
+use super::{Delivery, Graph, Mesh, Readiness, graph};
 use crate::xds::status::Proxies;
 
 /// The content type of the OpenMetrics text format.
@@ -28,6 +28,8 @@ pub struct Admin {
     pub proxies: Arc<dyn Proxies>,
     /// The mesh's objects.
     pub mesh: Arc<dyn Mesh>,
+    /// Who calls whom.
+    pub graph: Arc<dyn Graph>,
     /// The progress of snapshots.
     pub delivery: Arc<dyn Delivery>,
     /// What has yet to happen before `/readyz` is 200.
@@ -39,12 +41,14 @@ pub struct Admin {
 impl Admin {
     /// Everything on one router; gRPC needs HTTP/2 with prior knowledge, as [`serve`] speaks it.
     pub fn router(self) -> Router {
-        let Self { proxies, mesh, delivery, readiness, registry } = self;
-        let inspection = InspectionServer::new(InspectionService { proxies, mesh, delivery });
+        let Self { proxies, mesh, graph, delivery, readiness, registry } = self;
+        let edges = graph.clone();
+        let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
         Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(readyz).with_state(readiness))
+            .route("/graph", get(whole_graph).with_state(edges))
             .route("/metrics", get(metrics).with_state(registry))
             .route_service(&service, inspection)
     }
@@ -66,6 +70,10 @@ async fn readyz(State(readiness): State<Readiness>) -> Response {
         reasons if reasons.is_empty() => "ready\n".into_response(),
         reasons => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; "))).into_response(),
     }
+}
+
+async fn whole_graph(State(graph): State<Arc<dyn Graph>>) -> Json<graph::Document> {
+    Json(graph::Document::from(graph::message(graph.edges(), "")))
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

@@ -91,6 +91,8 @@ struct Index {
     pods_of_account: BTreeMap<ServiceAccountKey, BTreeSet<PodKey>>,
     /// Targets by their destination.
     targets_of_account: BTreeMap<ServiceAccountKey, BTreeSet<Named>>,
+    /// Targets by each of their sources.
+    targets_of_source: BTreeMap<ServiceAccountKey, BTreeSet<Named>>,
 }
 
 impl World {
@@ -169,12 +171,12 @@ impl World {
         if let Some(old) = &old {
             remove_from(&mut self.index.pods_of_account, &old.account, &key);
             for upstream in &old.upstreams {
-                remove_from(&mut self.index.pods_upstream_of, upstream, &key);
+                remove_from(&mut self.index.pods_upstream_of, &upstream.service, &key);
             }
         }
         if let Some((account, upstreams)) = after {
             for upstream in upstreams {
-                self.index.pods_upstream_of.entry(upstream).or_default().insert(key.clone());
+                self.index.pods_upstream_of.entry(upstream.service).or_default().insert(key.clone());
             }
             self.index.pods_of_account.entry(account).or_default().insert(key.clone());
         }
@@ -292,13 +294,19 @@ impl World {
     }
 
     fn set_target(&mut self, name: Named, new: Option<TrafficTarget>, dirty: &mut Dirty) {
-        let after = new.as_ref().map(|target| target.destination.clone());
+        let after = new.as_ref().map(|target| (target.destination.clone(), target.sources.clone()));
         let Some(before) = replace(&mut self.targets, name.clone(), new) else { return };
         if let Some(target) = before {
             remove_from(&mut self.index.targets_of_account, &target.destination, &name);
+            for source in &target.sources {
+                remove_from(&mut self.index.targets_of_source, source, &name);
+            }
             dirty.pods.extend(self.pods_of(&target.destination).map(|pod| pod.key.clone()));
         }
-        if let Some(account) = after {
+        if let Some((account, sources)) = after {
+            for source in sources {
+                self.index.targets_of_source.entry(source).or_default().insert(name.clone());
+            }
             dirty.pods.extend(self.pods_of(&account).map(|pod| pod.key.clone()));
             self.index.targets_of_account.entry(account).or_default().insert(name);
         }
@@ -409,6 +417,11 @@ impl World {
     /// The targets whose destination is the account, ordered by name.
     pub fn targets_of(&self, account: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
         self.index.targets_of_account.get(account).into_iter().flatten().filter_map(|name| self.targets.get(name))
+    }
+
+    /// The targets that allow the account something, ordered by name.
+    pub fn targets_from(&self, source: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
+        self.index.targets_of_source.get(source).into_iter().flatten().filter_map(|name| self.targets.get(name))
     }
 
     /// An HTTPRouteGroup by name.

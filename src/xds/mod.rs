@@ -10,6 +10,7 @@
 //! ```
 
 pub mod auth;
+pub mod learn;
 pub mod registry;
 pub mod service;
 pub mod session;

@@ -3,7 +3,7 @@
 //! One entry per live stream, so it is as large as the mesh is connected and no larger: nothing is kept of past
 //! snapshots, and of streams that ended only the sums. What a proxy has is asked of its session when somebody looks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::session::Session;
 use super::status::{Proxies, ProxyStatus, Totals};
-use crate::snapshot::{ResourceType, Snapshot};
+use crate::mesh::ProxyId;
+use crate::snapshot::{ResourceName, ResourceType, Snapshot};
 
 /// All connected proxies have answered everything of this snapshot and those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +79,13 @@ impl Registry {
         state.streams.insert(key, Entry { about, session });
         *state.behind.entry(0).or_default() += 1;
         Registration { registry: self.clone(), key, settled: 0 }
+    }
+
+    /// The connected proxies, each with the clusters that it asked for.
+    pub fn asked_clusters(&self) -> Vec<(ProxyId, BTreeSet<ResourceName>)> {
+        let entry = |entry: &Entry| (entry.about.proxy.clone(), entry.session.clone());
+        let streams: Vec<_> = lock(&self.state).streams.values().map(entry).collect();
+        streams.into_iter().map(|(proxy, session)| (proxy, lock(&session).asked_clusters())).collect()
     }
 
     fn newest(&self) -> u64 {

@@ -25,6 +25,7 @@ use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::auth::{AuthError, Authenticator, Secrets, bearer};
+use super::learn::{Learn, Nobody};
 use super::registry::Registry;
 use super::session::Patience;
 use super::stream::{self, Shared};
@@ -60,13 +61,20 @@ impl Server {
         shutdown: CancellationToken,
     ) -> Self {
         let registry = Arc::new(Registry::new(snapshots.clone()));
-        let shared = Shared { snapshots, secrets, registry, patience: Patience::default(), shutdown };
+        let learn = Arc::new(Nobody);
+        let shared = Shared { snapshots, secrets, registry, learn, patience: Patience::default(), shutdown };
         Self { shared, authenticator }
     }
 
     /// With other timeouts.
     pub fn patience(mut self, patience: Patience) -> Self {
         self.shared.patience = patience;
+        self
+    }
+
+    /// With somebody who is told what the proxies use.
+    pub fn learn(mut self, learn: Arc<dyn Learn>) -> Self {
+        self.shared.learn = learn;
         self
     }
 

@@ -20,12 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
+use super::learn::{self, Learn};
 use super::registry::{Registration, Registry, lock};
 use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
 use super::subscription::SubscriptionError;
 use super::wire;
-use crate::snapshot::Snapshot;
+use crate::mesh::ProxyId;
+use crate::snapshot::{ResourceName, Snapshot};
 
 /// Requests that are taken before the next response is made, so that only the newest of a type is answered (rule 35).
 const BATCH: usize = 64;
@@ -36,6 +38,8 @@ pub(crate) trait Request: Send + 'static {
     const PROTOCOL: Protocol;
     /// Who sends it; on the first request of a stream only (rule 1).
     fn node(&self) -> Option<&Node>;
+    /// The clusters that it says are used.
+    fn uses(&self) -> Vec<ResourceName>;
     /// Gives it to the session.
     fn apply(self, session: &mut Session, now: Instant) -> Result<(), RequestError>;
 }
@@ -45,6 +49,10 @@ impl Request for DeltaDiscoveryRequest {
 
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    fn uses(&self) -> Vec<ResourceName> {
+        learn::of_delta(self)
     }
 
     fn apply(self, session: &mut Session, now: Instant) -> Result<(), RequestError> {
@@ -59,6 +67,10 @@ impl Request for DiscoveryRequest {
         self.node.as_ref()
     }
 
+    fn uses(&self) -> Vec<ResourceName> {
+        learn::of_state_of_the_world(self)
+    }
+
     fn apply(self, session: &mut Session, now: Instant) -> Result<(), RequestError> {
         session.state_of_the_world(self, now)
     }
@@ -70,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) learn: Arc<dyn Learn>,
     pub(crate) patience: Patience,
     pub(crate) shutdown: CancellationToken,
 }
@@ -103,13 +116,14 @@ pub(crate) async fn serve<R: Request>(
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
-    let ended = run(&shared, &session, registration, first, requests, responses).await;
+    let ended = run(&shared, &proxy, &session, registration, first, requests, responses).await;
     tracing::info!(%proxy, reason = ended.as_ref().err().map(|status| status.message()), "proxy disconnected");
     ended
 }
 
 async fn run<R: Request>(
     shared: &Shared,
+    proxy: &ProxyId,
     session: &Mutex<Session>,
     mut registration: Registration,
     first: R,
@@ -122,7 +136,7 @@ async fn run<R: Request>(
     if let Some(snapshot) = snapshots.borrow_and_update().clone() {
         lock(session).publish(snapshot);
     }
-    first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
+    apply(shared, proxy, session, first)?;
     let mut more = true; // there may be something to say
     loop {
         let deadline = lock(session).deadline(Instant::now());
@@ -145,11 +159,11 @@ async fn run<R: Request>(
             }
             request = requests.message() => {
                 let Some(request) = request? else { return Ok(()) };
-                request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
+                apply(shared, proxy, session, request)?;
                 for _ in 1..BATCH {
                     let Some(request) = requests.message().now_or_never() else { break };
                     let Some(request) = request? else { return Ok(()) };
-                    request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
+                    apply(shared, proxy, session, request)?;
                 }
             }
             changed = snapshots.changed() => {
@@ -168,6 +182,16 @@ async fn run<R: Request>(
         }
         more = true;
     }
+}
+
+/// Gives a request to the session, and tells what it uses.
+fn apply<R: Request>(shared: &Shared, proxy: &ProxyId, session: &Mutex<Session>, request: R) -> Result<(), Status> {
+    let uses = request.uses();
+    request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
+    if !uses.is_empty() {
+        shared.learn.uses(proxy, uses);
+    }
+    Ok(())
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -6,6 +6,7 @@
 mod modes;
 mod protocols;
 mod rootless;
+mod warm;
 mod xds;
 
 use std::fmt::Display;

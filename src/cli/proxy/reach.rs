@@ -49,9 +49,9 @@ pub trait Reach {
 }
 
 /// Addresses that the user gave, reachable from here.
-pub(super) struct Direct {
-    pub(super) server: Option<String>,
-    pub(super) admin: Option<String>,
+pub(in crate::cli) struct Direct {
+    pub(in crate::cli) server: Option<String>,
+    pub(in crate::cli) admin: Option<String>,
 }
 
 impl Reach for Direct {
@@ -97,7 +97,7 @@ pub(super) async fn get(reach: &dyn Reach, target: &Target, path: &str) -> anyho
 }
 
 /// A gRPC channel to the control plane over one connection.
-pub(super) async fn channel(reach: &dyn Reach) -> anyhow::Result<Channel> {
+pub(in crate::cli) async fn channel(reach: &dyn Reach) -> anyhow::Result<Channel> {
     let stream = Mutex::new(Some(connect(reach, &Target::ControlPlane)?));
     let connector = tower::service_fn(move |_: Uri| {
         let stream = stream.lock().ok().and_then(|mut stream| stream.take());

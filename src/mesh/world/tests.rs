@@ -85,7 +85,7 @@ fn a_slice_that_changes_its_service_leaves_nothing_behind() {
 fn an_upstream_that_appears_touches_the_pods_that_declare_it() {
     let mut world = World::default();
     let mut web = pod("shop/web-1", "10.244.0.2");
-    web.upstreams.insert(service_key("shop/cart"));
+    web.upstreams.insert(upstream("cart.shop"));
     apply(&mut world, Object::Pod(web));
     let dirty = apply(&mut world, Object::Service(service("shop/cart").ip("10.96.0.5").http(80)));
     assert_eq!(dirty.pods, BTreeSet::from([pod_key("shop/web-1")]));

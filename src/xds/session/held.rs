@@ -89,6 +89,9 @@ pub(super) struct Held {
     /// Whether a response states everything, so that absence deletes (rule 10).
     pub(super) complete: bool,
     pub(super) subscription: Subscription,
+    /// Clusters that an earlier stream was pushed and this one's wildcard does not contain: they stay while they exist,
+    /// since connections use them. Another control plane may know less of what its workload calls.
+    pub(super) adopted: BTreeSet<ResourceName>,
     pub(super) base: Option<Arc<Snapshot>>,
     pub(super) exceptions: BTreeMap<ResourceName, Exception>,
     /// Names that are answered even if nothing changed (rules 12, 16, 18, 23, 31).
@@ -116,6 +119,7 @@ impl Held {
             kind,
             complete: protocol == Protocol::StateOfTheWorld && kind.has_wildcard(),
             subscription: Subscription::default(),
+            adopted: BTreeSet::new(),
             base: None,
             exceptions: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -201,8 +205,21 @@ impl Held {
     /// What the client is to have under this name, by `snapshot`.
     pub(super) fn wanted(&self, proxy: &ProxyId, snapshot: &Snapshot, name: &ResourceName) -> Option<Arc<Resource>> {
         let named = self.subscription.names().contains(name);
-        let wanted = named || self.subscription.wildcard() && snapshot.in_wildcard(proxy, self.kind, name);
+        let in_wildcard = || self.adopted.contains(name) || snapshot.in_wildcard(proxy, self.kind, name);
+        let wanted = named || self.subscription.wildcard() && in_wildcard();
         wanted.then(|| snapshot.get(proxy, self.kind, name)).flatten()
+    }
+
+    /// Before the first comparison: what the client has, exists, and would lose only because `snapshot` does not push it.
+    pub(super) fn adopt(&mut self, proxy: &ProxyId, snapshot: &Snapshot) {
+        if self.kind != ResourceType::Cluster || self.base.is_some() || !self.subscription.wildcard() {
+            return;
+        }
+        let claimed = self.exceptions.iter().filter(|(_, exception)| exception.has.is_some()).map(|(name, _)| name);
+        let exists = claimed.filter_map(|name| snapshot.intern(self.kind, name.as_str()));
+        let named = self.subscription.names();
+        let left_out = |name: &&ResourceName| !named.contains(*name) && !snapshot.in_wildcard(proxy, self.kind, name);
+        self.adopted.extend(exists.filter(left_out).cloned());
     }
 
     /// Notes what the client has now and whether it had anything before; no exception is kept where the base says the

@@ -259,6 +259,12 @@ impl Session {
         self.types.iter().map(|(kind, held)| (*kind, status(held))).collect()
     }
 
+    /// The clusters that the proxy asked for by name on this stream, or had before and kept.
+    pub(crate) fn asked_clusters(&self) -> BTreeSet<ResourceName> {
+        let held = self.types.get(&ResourceType::Cluster);
+        held.map(|held| held.subscription.names() | &held.adopted).unwrap_or_default()
+    }
+
     /// What was said and heard on this stream so far.
     pub(crate) fn totals(&self) -> impl Iterator<Item = (ResourceType, Totals)> {
         self.types.iter().map(|(kind, held)| (*kind, held.counters.totals))

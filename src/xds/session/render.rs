@@ -37,6 +37,8 @@ impl Session {
         if !held.dirty(snapshot) || held.outstanding.len() >= MAX_OUTSTANDING {
             return None;
         }
+        self.types.get_mut(&kind)?.adopt(&self.proxy, snapshot);
+        let held = self.types.get(&kind)?;
         let mut plan = self.compare(kind, held, snapshot);
         let complete = held.complete;
         let delta = self.protocol == Protocol::Delta;
@@ -165,7 +167,7 @@ impl Session {
         if held.subscription.wildcard() {
             names.extend(snapshot.wildcard(&self.proxy, kind));
         }
-        names.extend(held.exceptions.keys().cloned());
+        names.extend(held.exceptions.keys().chain(&held.adopted).cloned());
         names.iter().filter_map(|name| held.has(&self.proxy, name)?.content).collect()
     }
 
