@@ -205,7 +205,8 @@ impl Held {
     /// What the client is to have under this name, by `snapshot`.
     pub(super) fn wanted(&self, proxy: &ProxyId, snapshot: &Snapshot, name: &ResourceName) -> Option<Arc<Resource>> {
         let named = self.subscription.names().contains(name);
-        let in_wildcard = || self.adopted.contains(name) || snapshot.in_wildcard(proxy, self.kind, name);
+        let adopted = || self.adopted.contains(name) && snapshot.intern(self.kind, name.as_str()).is_some();
+        let in_wildcard = || snapshot.in_wildcard(proxy, self.kind, name) || adopted();
         let wanted = named || self.subscription.wildcard() && in_wildcard();
         wanted.then(|| snapshot.get(proxy, self.kind, name)).flatten()
     }

@@ -346,6 +346,8 @@ impl Model {
             let mut names: BTreeSet<ResourceName> = wants.names.iter().map(|n| n.as_str().into()).collect();
             if wants.wildcard {
                 names.extend(self.snapshot.wildcard(&proxy(), kind));
+                let adopted = self.session.types.get(&kind).into_iter().flat_map(|held| &held.adopted);
+                names.extend(adopted.filter(|name| self.snapshot.intern(kind, name.as_str()).is_some()).cloned());
             }
             let can_delete = self.delta() || kind.has_wildcard();
             for name in &names {
