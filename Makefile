@@ -1,6 +1,6 @@
 # What to run. `make demo` and `make up` are the two to begin with.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo up test e2e lint fuzz bench
+.PHONY: help setup setup-all demo up test e2e soak lint fuzz bench
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ test: setup-all ## Run every test and print how many passed and failed
 e2e: setup-all ## Run the end-to-end tests alone
 	cargo test --locked --package weft-e2e --no-fail-fast
 
+SECONDS ?= 600
+
+soak: setup-all ## Change everything under constant load for SECONDS (600), on each Envoy, and expect no loss
+	WEFT_SOAK_SECONDS=$(SECONDS) cargo test --locked --package weft-e2e --test scenarios churn -- --show-output
+
 lint: ## Check the format, clippy's lints and the licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -39,6 +44,9 @@ fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low
 		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench: setup ## Measure the way from a file to 20 Envoys, into target/bench/
+bench: setup ## Measure each stage of a change by mesh size, the way to 20 Envoys and to thousands of fake ones (Go needed)
+	cargo bench --locked --bench stages --bench source
 	cargo build --release --locked --workspace
-	cargo run --release --locked --package weft-e2e --bin bench
+	@e2e/scripts/go-control-plane
+	target/release/bench
+	target/release/xds --seconds 300

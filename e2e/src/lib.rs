@@ -1,10 +1,11 @@
 //! End-to-end tests of Weft on stock Envoys: a mesh on this machine, and what can be seen of it.
 //!
 //! ```text
-//!  bin/demo, bin/bench, tests/ ──▶ checks (what must hold) ──▶ mesh (start, change, call, look) ──▶ weft::local
+//!  bin/demo, bin/bench, tests/ ──▶ checks, churn (what must hold) ──▶ mesh (start, change, call, look) ──▶ weft::local
 //! ```
 
 pub mod checks;
+pub mod churn;
 pub mod inspection;
 pub mod load;
 pub mod mesh;

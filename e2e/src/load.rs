@@ -88,14 +88,22 @@ impl Load {
         Ok(Self { stdin: writer, running })
     }
 
+    /// Ends the calls, however few they were.
+    ///
+    /// # Errors
+    /// When they could not be made.
+    pub fn end(self) -> anyhow::Result<Summary> {
+        drop(self.stdin);
+        let text = self.running.join().map_err(|_| anyhow!("the load panicked"))??;
+        Summary::parse(&text)
+    }
+
     /// Ends the calls.
     ///
     /// # Errors
     /// When they could not be made, or were so few that they show nothing.
     pub fn stop(self) -> anyhow::Result<Summary> {
-        drop(self.stdin);
-        let text = self.running.join().map_err(|_| anyhow!("the load panicked"))??;
-        let summary = Summary::parse(&text)?;
+        let summary = self.end()?;
         if summary.requests < 20 {
             bail!("only {} requests were made under this load", summary.requests);
         }

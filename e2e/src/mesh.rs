@@ -178,6 +178,14 @@ impl Mesh {
         Ok(fs::write(self.directory.path().join(file), text)?)
     }
 
+    /// Removes a file of the mesh without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn delete(&self, file: &str) -> anyhow::Result<()> {
+        Ok(fs::remove_file(self.directory.path().join(file))?)
+    }
+
     /// The pods of a workload.
     ///
     /// # Errors

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
 use super::logging::{self, LogFormat};
 use crate::app::duration::HumanDuration;
 use crate::ca::LeafPolicy;
 use crate::control_plane::{self, Config};
+use crate::xds::Limits;
+use crate::xds::requests::Rate;
 
 /// Run the control plane: serve sidecars over xDS.
 #[derive(clap::Args, Debug)]
@@ -44,6 +47,18 @@ pub struct Args {
     /// How long a workload's certificate lives; it is renewed at about half of that
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     certificate_lifetime: HumanDuration,
+    /// Connections of sidecars at once; more are closed at once
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().connections)]
+    max_connections: usize,
+    /// How old a sidecar's connection becomes, give or take a half, so that sidecars spread over the replicas; 0: any
+    #[arg(long, value_name = "DURATION", default_value = "30m")]
+    max_stream_age: HumanDuration,
+    /// How often an idle connection is checked, and how soon the sidecar must answer
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
+    keepalive: HumanDuration,
+    /// Requests a second that a stream may send in the long run; beyond it the stream is read more slowly
+    #[arg(long, value_name = "NUMBER", default_value_t = Rate::default().per_second, value_parser = clap::value_parser!(u32).range(1..))]
+    max_request_rate: u32,
     /// The form of the log
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
@@ -66,6 +81,22 @@ impl FromStr for Source {
     }
 }
 
+fn positive(text: &str) -> Result<HumanDuration, String> {
+    match text.parse::<HumanDuration>() {
+        Ok(duration) if duration.0.is_zero() => Err("it must be longer than 0".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Each sidecar takes a file descriptor, and the usual soft limit is 1,024: up to the hard limit they are ours.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -81,7 +112,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         xds: args.xds,
         admin: args.admin,
         leaf: LeafPolicy { lifetime: args.certificate_lifetime.0, ..LeafPolicy::default() },
+        limits: Limits {
+            connections: args.max_connections,
+            age: (!args.max_stream_age.0.is_zero()).then_some(args.max_stream_age.0),
+            keepalive: args.keepalive.0,
+            requests: Rate { per_second: args.max_request_rate, ..Rate::default() },
+            ..Limits::default()
+        },
     };
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();

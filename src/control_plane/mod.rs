@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,10 @@ use warm::Memory;
 /// The name by which sidecars know the control plane: the SAN of its certificate.
 pub const DNS_NAME: &str = "weft.weft-system.svc";
 
+/// Connections that wait to be accepted: when it restarts, all sidecars come back at once. The kernel's own limit
+/// (net.core.somaxconn) is the same by default.
+const BACKLOG: u32 = 4_096;
+
 /// What a control plane is made of.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +59,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// How long workload certificates live.
     pub leaf: LeafPolicy,
+    /// What sidecars may take of the xDS server.
+    pub limits: xds::Limits,
 }
 
 /// Why the control plane does not run.
@@ -119,8 +125,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         .map_err(|error| Error::TokenKeyFile { path: config.token_key.clone(), error })?;
     let verifier = TokenVerifier::from_pem(&key, clock.clone())
         .map_err(|error| Error::TokenKey { path: config.token_key.clone(), error })?;
-    let xds_listener = listen("xDS", config.xds, "xds").await?;
-    let admin_listener = listen("health, metrics and inspection", config.admin, "admin").await?;
+    let xds_listener = listen("xDS", config.xds, "xds")?;
+    let admin_listener = listen("health, metrics and inspection", config.admin, "admin")?;
     let (events, batches) = mpsc::channel(16);
     let source = DirectorySource::open(config.source)?;
     let _stop_with_us = shutdown.clone().drop_guard();
@@ -151,11 +157,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         Arc::new(Identities(secrets.clone())),
         shutdown.clone(),
     )
+    .limit(config.limits)
     .learn(Arc::new(ears));
     let streams = server.registry();
     let mut registry = Registry::default();
     let minted = secrets.clone();
     metrics::register(&mut registry, streams.clone(), move || minted.minted());
+    metrics::register_pressure(&mut registry, server.counts());
     let admin = Admin {
         proxies: streams.clone(),
         graph: Arc::new(Graph::new(mesh.clone(), published.clone(), streams.clone())),
@@ -184,6 +192,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     ended
 }
 
-async fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|error| Error::Listen { what, address, flag, error })
+fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| Error::Listen { what, address, flag, error })
 }

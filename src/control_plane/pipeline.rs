@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::envoy::Translator;
+use crate::envoy::{Translated, Translator};
 use crate::inspect::{Delivery, Mesh};
 use crate::mesh::diagnostic::{Location, Severity};
 use crate::mesh::object::Object;
@@ -35,8 +35,6 @@ pub(super) struct Pipeline {
     snapshot: Snapshot,
     /// What the certificate authority signs for; fixed once it is made.
     trust_domain: Option<TrustDomain>,
-    /// What the plans' diagnostics said last; each is logged when it is new.
-    told: Vec<Diagnostic>,
 }
 
 /// What the inspection API reads while the task works.
@@ -62,14 +60,8 @@ impl Pipeline {
     /// A pipeline from `batches` to `snapshots`, and its state for the inspection API.
     pub(super) fn new(batches: Batches, snapshots: watch::Sender<Option<Arc<Snapshot>>>) -> (Self, Arc<State>) {
         let state = Arc::new(State(Mutex::default()));
-        let pipeline = Self {
-            batches,
-            snapshots,
-            state: state.clone(),
-            snapshot: Snapshot::empty(),
-            trust_domain: None,
-            told: Vec::new(),
-        };
+        let pipeline =
+            Self { batches, snapshots, state: state.clone(), snapshot: Snapshot::empty(), trust_domain: None };
         (pipeline, state)
     }
 
@@ -86,7 +78,7 @@ impl Pipeline {
         }
         let trust_domain = self.state.lock().world.config().trust_domain.clone();
         self.trust_domain = Some(trust_domain.clone());
-        self.publish(&dirty);
+        self.publish(&dirty, Instant::now());
         Some((self, trust_domain))
     }
 
@@ -94,6 +86,7 @@ impl Pipeline {
     pub(super) async fn run(mut self) {
         let mut quiet_until = Instant::now();
         while let Some(batch) = self.batches.recv().await {
+            let read_at = Instant::now();
             let mut dirty = Dirty::default();
             self.take_in(batch, &mut dirty);
             let gather = tokio::time::sleep_until(quiet_until);
@@ -109,7 +102,7 @@ impl Pipeline {
                 }
             }
             if !dirty.is_empty() {
-                self.publish(&dirty);
+                self.publish(&dirty, read_at);
                 quiet_until = Instant::now() + GATHER;
             }
         }
@@ -147,7 +140,8 @@ impl Pipeline {
 
     /// The roots of the mesh are made for one trust domain: another one needs another start.
     fn in_our_trust_domain(&self, object: Object, inner: &mut Inner) -> Object {
-        let (Object::MeshConfig(mut config), Some(ours)) = (object.clone(), &self.trust_domain) else { return object };
+        let Some(ours) = &self.trust_domain else { return object };
+        let Object::MeshConfig(mut config) = object else { return object };
         if config.trust_domain != *ours {
             let reason = format!("the control plane signs for `{ours}` and keeps to it while it runs");
             let help = "restart the control plane, or set the field back";
@@ -160,21 +154,19 @@ impl Pipeline {
         Object::MeshConfig(config)
     }
 
-    fn publish(&mut self, dirty: &Dirty) {
+    fn publish(&mut self, dirty: &Dirty, read_at: Instant) {
         let started = std::time::Instant::now();
         let Inner { world, translator, warm, .. } = &mut *self.state.lock();
         translator.learned(warm.clone());
-        let changes = translator.translate(world, dirty);
-        let diagnostics = translator.diagnostics();
-        diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)).for_each(log);
-        self.told = diagnostics;
+        let Translated { changes, findings, work } = translator.translate(world, dirty);
+        findings.iter().for_each(log);
         let count = changes.len();
         if count == 0 && self.snapshots.borrow().is_some() {
             return;
         }
-        self.snapshot = self.snapshot.with(changes);
+        self.snapshot = self.snapshot.with(changes).noting(read_at.into_std());
         self.snapshots.send_replace(Some(Arc::new(self.snapshot.clone())));
-        tracing::debug!(snapshot = self.snapshot.number(), changes = count, took = ?started.elapsed(), "published");
+        tracing::debug!(snapshot = self.snapshot.number(), changes = count, ?work, took = ?started.elapsed(), "published");
     }
 }
 

@@ -242,7 +242,7 @@ mod tests {
             ] {
                 dirty.merge(inner.world.apply(Event::Apply(object)));
             }
-            let changes = inner.translator.translate(&inner.world, &dirty);
+            let changes = inner.translator.translate(&inner.world, &dirty).changes;
             snapshots.send_replace(Some(Arc::new(Snapshot::empty().with(changes))));
             drop(locked);
             let (memory, ears) = Memory::new(state.clone(), published, store);

@@ -48,9 +48,10 @@ const TO_APPLICATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// The key of the endpoint metadata that `transport_socket_matches` look at.
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
-/// The cluster of a Service port, with endpoints by EDS under the same name.
+/// The cluster of a Service port, with endpoints by EDS under the name `endpoints`.
 pub fn service(
     name: &str,
+    endpoints: &str,
     stat_name: String,
     sni: String,
     identities: &BTreeSet<SpiffeId>,
@@ -62,7 +63,7 @@ pub fn service(
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig {
             eds_config: Some(ads(ENDPOINTS_PATIENCE)),
-            service_name: String::new(),
+            service_name: endpoints.to_owned(),
         }),
         transport_socket_matches: mesh_or_plaintext(sni, identities, trust_domain),
         // Set whether or not there is a split: then a change of weights is a change of endpoints only.

@@ -1,15 +1,17 @@
 //! Clusters that no Service has: a pod called by its address, and addresses in the mesh's ranges that are nobody's.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use prost::Message;
 
 use super::{cluster, names};
 use crate::mesh::{Kind, ObjectRef, PodKey, SpiffeId, TrustDomain};
-use crate::snapshot::{Fallback, Resource, ResourceName, ResourceType};
+use crate::snapshot::{Fallback, Hosts, Resource, ResourceName, ResourceType};
 
 /// What is needed to reach a pod by its address.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +51,18 @@ impl Fallback for Addresses {
             let message = cluster::original_destination(name.as_str(), stat_name);
             Arc::new(resource(name, message.encode_to_vec().into(), None))
         })
+    }
+
+    fn since(&self, before: &dyn Fallback) -> Hosts {
+        let before: &dyn Any = before;
+        let Some(before) = before.downcast_ref::<Self>() else { return Hosts::All };
+        if before.ranges != self.ranges || before.trust_domain != self.trust_domain {
+            return Hosts::All;
+        }
+        let ip = |item| match item {
+            DiffItem::Add(ip, _) | DiffItem::Remove(ip, _) | DiffItem::Update { new: (ip, _), .. } => names::host(*ip),
+        };
+        Hosts::Only(before.pods.diff(&self.pods).map(ip).collect())
     }
 }
 

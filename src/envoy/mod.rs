@@ -23,4 +23,4 @@ mod tls;
 pub mod translate;
 mod warm;
 
-pub use translate::Translator;
+pub use translate::{Translated, Translator, Work};

@@ -2,9 +2,10 @@
 //!
 //! A resource name is formatted here and nowhere else.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::ServiceKey;
+use crate::mesh::{ServiceKey, SpiffeId};
 use crate::snapshot::ResourceName;
 
 /// The listener that an application's outgoing connections are redirected to.
@@ -43,9 +44,29 @@ pub fn destination(address: SocketAddr) -> ResourceName {
     address.to_string().into()
 }
 
+/// An address as it stands before the port in [`destination`]: `10.96.0.5`, `[fd00::5]`.
+pub fn host(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
 /// The cluster that takes the requests of a destination which a TrafficSplit's `matches` fit: `10.96.0.5:80/split`.
 pub fn split(address: SocketAddr) -> ResourceName {
     format!("{address}/split").into()
+}
+
+/// The endpoints of a cluster whose pods prove these identities: `10.96.0.5:80@3f2a9c1e`. While a cluster with other
+/// identities warms, the one in use goes on with the endpoints that it believes: under one name it would be given
+/// those of the new one too early, and refuse to connect to them.
+pub fn endpoints(cluster: &ResourceName, identities: &BTreeSet<SpiffeId>) -> ResourceName {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    for identity in identities {
+        hash.update(identity.to_string().as_bytes());
+        hash.update(b"\n");
+    }
+    format!("{cluster}@{:08x}", hash.digest() as u32).into()
 }
 
 /// The destination that a cluster's name states, if it is one.

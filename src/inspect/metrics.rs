@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::snapshot::ResourceType;
+use crate::xds::admission::Counts;
 use crate::xds::status::{Proxies, Totals};
 
 fn label(kind: ResourceType) -> &'static str {
@@ -29,6 +30,45 @@ fn label(kind: ResourceType) -> &'static str {
 /// says), resident memory.
 pub fn register(registry: &mut Registry, proxies: Arc<dyn Proxies>, minted: impl Fn() -> u64 + Send + Sync + 'static) {
     registry.register_collector(Box::new(AtScrape { proxies, minted: Box::new(minted) }));
+}
+
+/// Adds how the xDS server does under pressure, as `counts` says.
+pub fn register_pressure(registry: &mut Registry, counts: impl Fn() -> Counts + Send + Sync + 'static) {
+    registry.register_collector(Box::new(Pressure(Box::new(counts))));
+}
+
+struct Pressure(Box<dyn Fn() -> Counts + Send + Sync>);
+
+impl fmt::Debug for Pressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pressure")
+    }
+}
+
+impl Collector for Pressure {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = (self.0)();
+        let gauges = [
+            ("weft_xds_connections", "Open xDS connections", counts.connections),
+            ("weft_xds_admission_waiting", "Newcomers' steps that wait for their turn", counts.waiting),
+        ];
+        for (name, help, value) in gauges {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        let counters = [
+            ("weft_xds_admission_admitted", "Streams let in", counts.admitted),
+            ("weft_xds_admission_refused", "Connections too many, and streams without a good token", counts.refused),
+            ("weft_xds_connections_aged", "Connections closed for their age", counts.aged),
+            ("weft_xds_frames_encoded", "Responses encoded", counts.frames_encoded),
+            ("weft_xds_frames_shared", "Responses whose bytes were encoded for another stream", counts.frames_shared),
+        ];
+        for (name, help, value) in counters {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        Ok(())
+    }
 }
 
 struct AtScrape {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ObjectRef;
 
 /// Where a document stands in a watched directory. The API server has no such place: there it is absent.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Location {
     /// The file, as given by the user.
     pub file: Arc<PathBuf>,
@@ -22,7 +22,7 @@ impl fmt::Display for Location {
 }
 
 /// How much a diagnostic matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
     /// The object is used, except for what the message names.
     Warning,
@@ -31,7 +31,7 @@ pub enum Severity {
 }
 
 /// One finding about one object: which, where, which field, why, and what to do about it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Diagnostic {
     /// Whether the object is used in spite of it.
     pub severity: Severity,

@@ -12,15 +12,20 @@
 //!  Namespace              ─▶ its pods
 //!  MeshConfig             ─▶ everything
 //! ```
+//!
+//! Nothing is searched for: what depends on an object is found through an index, so an event costs what it touches.
+
+mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::{
-    EndpointSlice, HttpRouteGroup, MeshConfig, NamespaceObject, Object, Pod, Service, TargetRule, TcpRoute,
-    TrafficSplit, TrafficTarget,
+    EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficSplit,
+    TrafficTarget,
 };
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey};
+use index::{Index, Named};
 
 /// One change to the mesh.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,9 +61,6 @@ impl Dirty {
     }
 }
 
-/// A name within a namespace; namespaced objects without a key type of their own are kept by it.
-type Named = (Namespace, Arc<str>);
-
 /// Every object of the mesh, with the indexes that find what depends on what.
 #[derive(Debug, Default)]
 pub struct World {
@@ -72,27 +74,6 @@ pub struct World {
     tcp_routes: BTreeMap<Named, TcpRoute>,
     targets: BTreeMap<Named, TrafficTarget>,
     index: Index,
-}
-
-/// Reverse references, kept in step by `apply`.
-#[derive(Debug, Default)]
-struct Index {
-    /// The Service that an EndpointSlice belongs to, by the slice's name.
-    slice_service: BTreeMap<Named, ServiceKey>,
-    /// The Services whose EndpointSlices name a pod.
-    services_of_pod: BTreeMap<PodKey, BTreeSet<ServiceKey>>,
-    /// Splits by their root.
-    splits_of_root: BTreeMap<ServiceKey, BTreeSet<Named>>,
-    /// Splits by each backend.
-    splits_of_backend: BTreeMap<ServiceKey, BTreeSet<Named>>,
-    /// Pods by each of their declared upstreams.
-    pods_upstream_of: BTreeMap<ServiceKey, BTreeSet<PodKey>>,
-    /// Pods by their account.
-    pods_of_account: BTreeMap<ServiceAccountKey, BTreeSet<PodKey>>,
-    /// Targets by their destination.
-    targets_of_account: BTreeMap<ServiceAccountKey, BTreeSet<Named>>,
-    /// Targets by each of their sources.
-    targets_of_source: BTreeMap<ServiceAccountKey, BTreeSet<Named>>,
 }
 
 impl World {
@@ -150,7 +131,10 @@ impl World {
     }
 
     fn set_namespace(&mut self, name: Namespace, new: Option<NamespaceObject>, dirty: &mut Dirty) {
-        if replace(&mut self.namespaces, name.clone(), new).is_some() {
+        let modes = |object: Option<&NamespaceObject>| object.map_or((None, None), |ns| (ns.mtls, ns.authorization));
+        let after = modes(new.as_ref());
+        let Some(before) = replace(&mut self.namespaces, name.clone(), new) else { return };
+        if modes(before.as_ref()) != after {
             dirty.pods.extend(self.pods_in(&name).map(|pod| pod.key.clone()));
         }
     }
@@ -165,103 +149,99 @@ impl World {
     }
 
     fn set_pod(&mut self, key: PodKey, new: Option<Pod>, dirty: &mut Dirty) {
-        let after = new.as_ref().map(|pod| (pod.account.clone(), pod.upstreams.clone()));
-        let labels_after = new.as_ref().map(|pod| pod.labels.clone());
         let Some(old) = replace(&mut self.pods, key.clone(), new) else { return };
+        let new = self.pods.get(&key);
         if let Some(old) = &old {
-            remove_from(&mut self.index.pods_of_account, &old.account, &key);
-            for upstream in &old.upstreams {
-                remove_from(&mut self.index.pods_upstream_of, &upstream.service, &key);
+            self.index.remove_pod(old);
+        }
+        if let Some(new) = new {
+            self.index.insert_pod(new);
+        }
+        if !matches!((&old, new), (Some(old), Some(new)) if is_the_same_endpoint(old, new)) {
+            let mut services: BTreeSet<ServiceKey> =
+                self.index.slices_of_pod.get(&key).map(|(s, _)| s.clone()).collect();
+            for pod in [old.as_ref(), new].into_iter().flatten() {
+                services.extend(self.selecting(pod).map(|service| service.key.clone()));
             }
-        }
-        if let Some((account, upstreams)) = after {
-            for upstream in upstreams {
-                self.index.pods_upstream_of.entry(upstream.service).or_default().insert(key.clone());
+            for service in services {
+                self.touch_service(&service, dirty);
             }
-            self.index.pods_of_account.entry(account).or_default().insert(key.clone());
-        }
-        let mut services = self.index.services_of_pod.get(&key).cloned().unwrap_or_default();
-        let labels_before = old.map(|pod| pod.labels);
-        for labels in [labels_before, labels_after].into_iter().flatten() {
-            services.extend(self.selecting(&key.namespace, &labels).map(|service| service.key.clone()));
-        }
-        for service in services {
-            self.touch_service(&service, dirty);
         }
         dirty.pods.insert(key);
     }
 
     fn set_service(&mut self, key: ServiceKey, new: Option<Service>, dirty: &mut Dirty) {
-        // The pods behind the Service depend on its ports; they are found before and after its selector changes.
-        let before = self.pods_behind(&key);
-        if replace(&mut self.services, key.clone(), new).is_none() {
+        let old = self.services.get(&key);
+        if old == new.as_ref() {
             return;
         }
-        dirty.pods.extend(before);
-        dirty.pods.extend(self.pods_behind(&key));
-        dirty.pods.extend(self.index.pods_upstream_of.get(&key).into_iter().flatten().cloned());
+        // The pods behind the Service depend on its ports; they are found before and after its selector changes.
+        let concerns_pods = !matches!((old, &new), (Some(old), Some(new))
+            if old.ports == new.ports && old.selector == new.selector);
+        if concerns_pods {
+            dirty.pods.extend(self.pods_behind(&key));
+        }
+        if let Some(old) = old {
+            self.index.selection.remove_service(old);
+        }
+        if let Some(new) = &new {
+            self.index.selection.insert_service(new);
+        }
+        replace(&mut self.services, key.clone(), new);
+        if concerns_pods {
+            dirty.pods.extend(self.pods_behind(&key));
+        }
+        dirty.pods.extend(self.index.pods_upstream_of.get(&key).cloned());
         self.touch_service(&key, dirty);
     }
 
     fn set_slice(&mut self, name: Named, new: Option<EndpointSlice>, dirty: &mut Dirty) {
-        let old_service = self.index.slice_service.get(&name).cloned();
-        let new_service = new.as_ref().map(|slice| slice.service.clone());
-        let current = old_service.as_ref().and_then(|service| self.slices.get(service)?.get(&name.1));
-        if current == new.as_ref() {
+        let old = self.index.slice_service.get(&name).and_then(|service| self.slices.get(service)?.get(&name.1));
+        if old == new.as_ref() {
             return;
         }
-        let affected: BTreeSet<ServiceKey> = old_service.iter().chain(&new_service).cloned().collect();
-        let mut pods: BTreeSet<PodKey> = affected.iter().flat_map(|service| self.pods_behind(service)).collect();
-        if let Some(service) = &old_service
-            && let Some(slices) = self.slices.get_mut(service)
-        {
-            slices.remove(&name.1);
-            if slices.is_empty() {
-                self.slices.remove(service);
-            }
+        let services: BTreeSet<ServiceKey> = old.into_iter().chain(&new).map(|slice| slice.service.clone()).collect();
+        // A Service selects its pods itself while it has no slice: its first one and its last one concern all of them.
+        dirty.pods.extend(services.iter().flat_map(|service| self.selected(service)));
+        let old = self.take_slice(&name);
+        let (before, after) = (named_by(old.as_ref()), named_by(new.as_ref()));
+        for (pod, service) in before.difference(&after) {
+            self.index.slices_of_pod.remove(pod, &(service.clone(), name.1.clone()));
+            dirty.pods.insert(pod.clone());
         }
-        match new {
-            Some(slice) => {
-                self.index.slice_service.insert(name.clone(), slice.service.clone());
-                self.slices.entry(slice.service.clone()).or_default().insert(name.1, slice);
-            }
-            None => {
-                self.index.slice_service.remove(&name);
-            }
+        for (pod, service) in after.difference(&before) {
+            self.index.slices_of_pod.insert(pod.clone(), (service.clone(), name.1.clone()));
+            dirty.pods.insert(pod.clone());
         }
-        pods.extend(affected.iter().flat_map(|service| self.pods_behind(service)));
-        for pod in &pods {
-            for service in &affected {
-                let named = self.slices_of(service).flat_map(|slice| &slice.endpoints);
-                if named.into_iter().any(|endpoint| endpoint.pod.as_ref() == Some(pod)) {
-                    self.index.services_of_pod.entry(pod.clone()).or_default().insert(service.clone());
-                } else {
-                    remove_from(&mut self.index.services_of_pod, pod, service);
-                }
-            }
+        if let Some(slice) = new {
+            self.index.slice_service.insert(name.clone(), slice.service.clone());
+            self.slices.entry(slice.service.clone()).or_default().insert(name.1, slice);
         }
-        dirty.pods.extend(pods);
-        for service in affected {
+        dirty.pods.extend(services.iter().flat_map(|service| self.selected(service)));
+        for service in services {
             self.touch_service(&service, dirty);
         }
     }
 
+    fn take_slice(&mut self, name: &Named) -> Option<EndpointSlice> {
+        let service = self.index.slice_service.remove(name)?;
+        let slices = self.slices.get_mut(&service)?;
+        let slice = slices.remove(&name.1);
+        if slices.is_empty() {
+            self.slices.remove(&service);
+        }
+        slice
+    }
+
     fn set_split(&mut self, name: Named, new: Option<TrafficSplit>, dirty: &mut Dirty) {
-        let after = new.clone();
-        let Some(before) = replace(&mut self.splits, name.clone(), new) else { return };
-        if let Some(split) = before {
-            remove_from(&mut self.index.splits_of_root, &split.root, &name);
-            for backend in &split.backends {
-                remove_from(&mut self.index.splits_of_backend, &backend.service, &name);
-            }
+        let Some(old) = replace(&mut self.splits, name.clone(), new) else { return };
+        if let Some(split) = old {
+            self.index.remove_split(&name, &split);
             dirty.services.insert(split.root);
         }
-        if let Some(split) = after {
-            for backend in &split.backends {
-                self.index.splits_of_backend.entry(backend.service.clone()).or_default().insert(name.clone());
-            }
-            self.index.splits_of_root.entry(split.root.clone()).or_default().insert(name);
-            dirty.services.insert(split.root);
+        if let Some(split) = self.splits.get(&name) {
+            self.index.insert_split(&name, split);
+            dirty.services.insert(split.root.clone());
         }
     }
 
@@ -269,69 +249,51 @@ impl World {
         if replace(&mut self.route_groups, name.clone(), new).is_none() {
             return;
         }
-        let (namespace, group) = &name;
-        let splits = in_namespace(&self.splits, namespace).filter(|split| split.matches.contains(group));
+        let splits = self.index.splits_of_group.get(&name).filter_map(|split| self.splits.get(split));
         dirty.services.extend(splits.map(|split| split.root.clone()));
-        self.touch_targets_naming(
-            namespace,
-            |rule| matches!(rule, TargetRule::Http(route, _) if route == group),
-            dirty,
-        );
+        self.touch_targets(self.index.targets_of_group.get(&name), dirty);
     }
 
     fn set_tcp_route(&mut self, name: Named, new: Option<TcpRoute>, dirty: &mut Dirty) {
-        if replace(&mut self.tcp_routes, name.clone(), new).is_none() {
-            return;
+        if replace(&mut self.tcp_routes, name.clone(), new).is_some() {
+            self.touch_targets(self.index.targets_of_tcp_route.get(&name), dirty);
         }
-        let (namespace, route) = &name;
-        self.touch_targets_naming(namespace, |rule| matches!(rule, TargetRule::Tcp(named) if named == route), dirty);
     }
 
-    fn touch_targets_naming(&self, namespace: &Namespace, names: impl Fn(&TargetRule) -> bool, dirty: &mut Dirty) {
-        for target in in_namespace(&self.targets, namespace).filter(|target| target.rules.iter().any(&names)) {
-            dirty.pods.extend(self.pods_of(&target.destination).map(|pod| pod.key.clone()));
+    fn touch_targets<'a>(&self, targets: impl Iterator<Item = &'a Named>, dirty: &mut Dirty) {
+        for target in targets.filter_map(|name| self.targets.get(name)) {
+            dirty.pods.extend(self.index.pods_of_account.get(&target.destination).cloned());
         }
     }
 
     fn set_target(&mut self, name: Named, new: Option<TrafficTarget>, dirty: &mut Dirty) {
-        let after = new.as_ref().map(|target| (target.destination.clone(), target.sources.clone()));
-        let Some(before) = replace(&mut self.targets, name.clone(), new) else { return };
-        if let Some(target) = before {
-            remove_from(&mut self.index.targets_of_account, &target.destination, &name);
-            for source in &target.sources {
-                remove_from(&mut self.index.targets_of_source, source, &name);
-            }
-            dirty.pods.extend(self.pods_of(&target.destination).map(|pod| pod.key.clone()));
+        let Some(old) = replace(&mut self.targets, name.clone(), new) else { return };
+        if let Some(target) = old {
+            self.index.remove_target(&name, &target);
+            dirty.pods.extend(self.index.pods_of_account.get(&target.destination).cloned());
         }
-        if let Some((account, sources)) = after {
-            for source in sources {
-                self.index.targets_of_source.entry(source).or_default().insert(name.clone());
-            }
-            dirty.pods.extend(self.pods_of(&account).map(|pod| pod.key.clone()));
-            self.index.targets_of_account.entry(account).or_default().insert(name);
+        if let Some(target) = self.targets.get(&name) {
+            self.index.insert_target(&name, target);
+            dirty.pods.extend(self.index.pods_of_account.get(&target.destination).cloned());
         }
     }
 
     /// Marks a Service and every root whose split sends traffic to it.
     fn touch_service(&self, key: &ServiceKey, dirty: &mut Dirty) {
         dirty.services.insert(key.clone());
-        for name in self.index.splits_of_backend.get(key).into_iter().flatten() {
-            if let Some(split) = self.splits.get(name) {
-                dirty.services.insert(split.root.clone());
-            }
-        }
+        let splits = self.index.splits_of_backend.get(key).filter_map(|name| self.splits.get(name));
+        dirty.services.extend(splits.map(|split| split.root.clone()));
     }
 
-    fn pods_behind(&self, key: &ServiceKey) -> BTreeSet<PodKey> {
+    fn pods_behind(&self, key: &ServiceKey) -> Vec<PodKey> {
         let sliced = self.slices_of(key).flat_map(|slice| &slice.endpoints).filter_map(|endpoint| endpoint.pod.clone());
-        let selected = self
-            .services
-            .get(key)
-            .filter(|service| self.selects_directly(service))
-            .into_iter()
-            .flat_map(|service| self.selected_by(service))
-            .map(|pod| pod.key.clone());
-        sliced.chain(selected).collect()
+        sliced.chain(self.selected(key)).collect()
+    }
+
+    /// The keys of [`World::selected_by`].
+    fn selected(&self, key: &ServiceKey) -> Vec<PodKey> {
+        let service = self.services.get(key).into_iter();
+        service.flat_map(|service| self.selected_by(service)).map(|pod| pod.key.clone()).collect()
     }
 
     /// Whether the Service's endpoints are found by its selector: no controller has written EndpointSlices for it.
@@ -339,17 +301,9 @@ impl World {
         !service.selector.is_empty() && !self.slices.contains_key(&service.key)
     }
 
-    fn selecting<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        labels: &'a super::object::Labels,
-    ) -> impl Iterator<Item = &'a Service> {
-        let first = ServiceKey::new(namespace.clone(), "");
-        self.services
-            .range(first..)
-            .map(|(_, service)| service)
-            .take_while(move |service| service.key.namespace == *namespace)
-            .filter(move |service| self.selects_directly(service) && selects(&service.selector, labels))
+    fn selecting<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Service> {
+        let candidates = self.index.selection.services_for(pod).filter_map(|key| self.services.get(key));
+        candidates.filter(|service| self.selects_directly(service) && selects(&service.selector, &pod.labels))
     }
 }
 
@@ -387,13 +341,13 @@ impl World {
 
     /// The pods that run under an account.
     pub fn pods_of(&self, account: &ServiceAccountKey) -> impl Iterator<Item = &Pod> {
-        self.index.pods_of_account.get(account).into_iter().flatten().filter_map(|key| self.pods.get(key))
+        self.index.pods_of_account.get(account).filter_map(|key| self.pods.get(key))
     }
 
-    /// The Services that a pod is an endpoint of.
+    /// The Services that a pod is an endpoint of; one that names it in several EndpointSlices comes several times.
     pub fn services_of_pod<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Service> {
-        let sliced = self.index.services_of_pod.get(&pod.key).into_iter().flatten();
-        sliced.filter_map(|key| self.services.get(key)).chain(self.selecting(&pod.key.namespace, &pod.labels))
+        let sliced = self.index.slices_of_pod.get(&pod.key).filter_map(|(service, _)| self.services.get(service));
+        sliced.chain(self.selecting(pod))
     }
 
     /// The EndpointSlices of a Service, ordered by name.
@@ -404,24 +358,26 @@ impl World {
     /// The pods that the Service selects, when its endpoints are to be found that way: no EndpointSlice is there.
     pub fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
         self.selects_directly(service)
-            .then(|| self.pods_in(&service.key.namespace).filter(|pod| selects(&service.selector, &pod.labels)))
+            .then(|| self.index.selection.pods_for(service))
             .into_iter()
             .flatten()
+            .filter_map(|key| self.pods.get(key))
+            .filter(|pod| selects(&service.selector, &pod.labels))
     }
 
     /// The splits of a root, unordered.
     pub fn splits_of(&self, root: &ServiceKey) -> impl Iterator<Item = &TrafficSplit> {
-        self.index.splits_of_root.get(root).into_iter().flatten().filter_map(|name| self.splits.get(name))
+        self.index.splits_of_root.get(root).filter_map(|name| self.splits.get(name))
     }
 
     /// The targets whose destination is the account, ordered by name.
     pub fn targets_of(&self, account: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
-        self.index.targets_of_account.get(account).into_iter().flatten().filter_map(|name| self.targets.get(name))
+        self.index.targets_of_account.get(account).filter_map(|name| self.targets.get(name))
     }
 
     /// The targets that allow the account something, ordered by name.
     pub fn targets_from(&self, source: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
-        self.index.targets_of_source.get(source).into_iter().flatten().filter_map(|name| self.targets.get(name))
+        self.index.targets_of_source.get(source).filter_map(|name| self.targets.get(name))
     }
 
     /// An HTTPRouteGroup by name.
@@ -441,7 +397,7 @@ impl World {
 }
 
 /// Whether every pair of a selector is among the labels. An empty selector selects nothing.
-fn selects(selector: &super::object::Labels, labels: &super::object::Labels) -> bool {
+fn selects(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
@@ -454,19 +410,29 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, new: Option<V
     }
 }
 
-fn in_namespace<'a, V>(map: &'a BTreeMap<Named, V>, namespace: &'a Namespace) -> impl Iterator<Item = &'a V> {
-    map.range((namespace.clone(), "".into())..)
-        .take_while(move |((in_namespace, _), _)| in_namespace == namespace)
-        .map(|(_, value)| value)
+/// The pods that a slice names, with its Service.
+fn named_by(slice: Option<&EndpointSlice>) -> BTreeSet<(PodKey, ServiceKey)> {
+    let endpoints = slice.into_iter().flat_map(|slice| slice.endpoints.iter().map(move |endpoint| (slice, endpoint)));
+    endpoints.filter_map(|(slice, endpoint)| Some((endpoint.pod.clone()?, slice.service.clone()))).collect()
 }
 
-fn remove_from<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
-    }
+/// Whether the callers of a pod see no difference. Probes and upstreams are the pod's own affair.
+fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
+    let Pod {
+        key: _,
+        ips,
+        labels,
+        account,
+        workload: _,
+        meshed,
+        ports,
+        probes: _,
+        host_network,
+        terminating,
+        upstreams: _,
+    } = old;
+    (ips, labels, account, meshed, ports, host_network, terminating)
+        == (&new.ips, &new.labels, &new.account, &new.meshed, &new.ports, &new.host_network, &new.terminating)
 }
 
 #[cfg(test)]

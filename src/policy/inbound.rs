@@ -6,6 +6,7 @@
 //! - No sources allow nobody. Targets add up; none of them takes away.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
 use crate::mesh::object::{AuthorizationMode, HttpMatch, MtlsMode, Pod, Probe, Protocol, TargetRule, TrafficTarget};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
@@ -13,7 +14,7 @@ use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, Wo
 use super::outbound::target_on;
 
 /// What one pod accepts. Pods of a workload usually share it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InboundPlan {
     /// Only identities of this trust domain are believed.
     pub trust_domain: TrustDomain,
@@ -36,6 +37,15 @@ pub struct AllowPolicy {
     pub sources: BTreeSet<SpiffeId>,
     /// What.
     pub allow: Allow,
+}
+
+/// Leaves out what a policy consists of: there may be thousands of sources, and the name of its target tells policies
+/// apart well enough.
+impl Hash for AllowPolicy {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.target.hash(state);
+        self.sources.len().hash(state);
+    }
 }
 
 /// What an [`AllowPolicy`] allows.

@@ -179,7 +179,10 @@ fn endpoints(world: &World, service: &Service, port: &ServicePort) -> Vec<Endpoi
         let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready && !endpoint.terminating);
         ready.filter_map(move |endpoint| {
             let pod = endpoint.pod.as_ref().and_then(|pod| world.pod(pod));
-            Some(endpoint_plan(world, SocketAddr::new(endpoint.ip, number?), pod))
+            // A port that gets another name has it in the Service first, and in the slices a moment later: until then
+            // its target on the pod tells what the slices are about to say.
+            let number = number.or_else(|| target_on(pod?, &port.target))?;
+            Some(endpoint_plan(world, SocketAddr::new(endpoint.ip, number), pod))
         })
     });
     let selected = world.selected_by(service).filter(|pod| !pod.terminating).filter_map(|pod| {

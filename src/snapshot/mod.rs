@@ -13,7 +13,7 @@ mod view;
 
 pub use resource::{Resource, ResourceName, ResourceType, Version};
 pub use table::Snapshot;
-pub use view::{Change, Fallback, Pushed, View};
+pub use view::{Change, Fallback, Hosts, Pushed, View};
 
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,11 @@ impl Version {
     pub fn parse(text: &str) -> Option<Self> {
         (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
     }
+
+    /// Its bytes, for hashing.
+    pub(crate) fn to_le_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
 }
 
 impl fmt::Display for Version {
@@ -133,20 +138,27 @@ pub struct Resource {
     pub body: Bytes,
     /// The object that it was made for, which hears of a refusal.
     pub origin: Option<ObjectRef>,
+    /// Of a cluster with endpoints by EDS, their name: they have to follow it.
+    pub endpoints: Option<ResourceName>,
 }
 
 impl Resource {
     /// A resource with the version that its `body` gives it.
     pub fn new(kind: ResourceType, name: impl Into<ResourceName>, body: Bytes, origin: Option<ObjectRef>) -> Self {
         let version = Version(xxhash_rust::xxh3::xxh3_64(&body));
-        Self { kind, name: name.into(), version, body, origin }
+        Self { kind, name: name.into(), version, body, origin, endpoints: None }
+    }
+
+    /// The same, for a cluster whose endpoints are the resource of this name.
+    pub fn with_endpoints(self, name: ResourceName) -> Self {
+        Self { endpoints: Some(name), ..self }
     }
 }
 
 /// Without the body: that of a Secret holds a private key.
 impl fmt::Debug for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, name, version, body, origin } = self;
+        let Self { kind, name, version, body, origin, endpoints: _ } = self;
         write!(f, "{kind:?} {name}@{version} ({} bytes)", body.len())?;
         origin.iter().try_for_each(|origin| write!(f, " of {origin}"))
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::{Change, Fallback, Pushed, Resource, ResourceName, ResourceType, View};
+use super::{Change, Fallback, Hosts, Pushed, Resource, ResourceName, ResourceType, View};
 use crate::mesh::ProxyId;
 
 type Table = OrdMap<ResourceName, Arc<Resource>>;
@@ -15,6 +16,7 @@ type Table = OrdMap<ResourceName, Arc<Resource>>;
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     number: u64,
+    read_at: Option<Instant>,
     clusters: Table,
     endpoints: Table,
     listeners: Table,
@@ -43,6 +45,60 @@ impl Snapshot {
         let changed = changes.into_iter().fold(false, |changed, change| next.apply(change) | changed);
         next.number += u64::from(changed);
         next
+    }
+
+    /// When the oldest change that it brings was read, if that was noted.
+    pub fn read_at(&self) -> Option<Instant> {
+        self.read_at
+    }
+
+    /// Notes when the oldest change that it brings was read.
+    pub fn noting(self, read_at: Instant) -> Self {
+        Self { read_at: Some(read_at), ..self }
+    }
+
+    /// This snapshot under another number.
+    pub fn numbered(&self, number: u64) -> Self {
+        Self { number, ..self.clone() }
+    }
+
+    /// The steps that lead from `base` to this one. Costs the number of steps, not the size of the tables.
+    pub fn since(&self, base: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for kind in ResourceType::ALL {
+            let (Some(old), Some(new)) = (base.table(kind), self.table(kind)) else { continue };
+            changes.extend(old.diff(new).map(|item| match item {
+                DiffItem::Add(_, resource) | DiffItem::Update { new: (_, resource), .. } => {
+                    Change::Put(resource.clone())
+                }
+                DiffItem::Remove(name, _) => Change::Remove(kind, name.clone()),
+            }));
+        }
+        changes.extend(base.views.diff(&self.views).map(|item| match item {
+            DiffItem::Add(proxy, view) | DiffItem::Update { new: (proxy, view), .. } => {
+                Change::PutView(proxy.clone(), view.clone())
+            }
+            DiffItem::Remove(proxy, _) => Change::RemoveView(proxy.clone()),
+        }));
+        if let Some(fallback) = self.fallback.as_ref().filter(|_| self.fallback_since(base).is_some()) {
+            changes.push(Change::Fallback(fallback.clone()));
+        }
+        changes
+    }
+
+    /// What is in the table under this name, whoever may see it.
+    pub fn shared(&self, kind: ResourceType, name: &ResourceName) -> Option<&Arc<Resource>> {
+        self.table(kind)?.get(name)
+    }
+
+    /// What this proxy has for itself and is pushed; `None` if it is not known.
+    pub fn view(&self, proxy: &ProxyId) -> Option<&Arc<View>> {
+        self.views.get(proxy)
+    }
+
+    /// All proxies that are known.
+    pub fn views(&self) -> impl Iterator<Item = (&ProxyId, &Arc<View>)> {
+        self.views.iter()
     }
 
     /// Returns whether `change` made a difference.
@@ -144,14 +200,25 @@ impl Snapshot {
                 names.extend(self.wildcard(proxy, kind));
             }
         }
-        let fallback_changed = kind == ResourceType::Cluster && !same_fallback(base, self);
-        if fallback_changed && let Some(Pushed::Only(only)) = new.map(|view| &view.pushed) {
-            names.extend(only.iter().cloned());
+        let hosts = self.fallback_since(base).filter(|_| kind == ResourceType::Cluster);
+        if let (Some(hosts), Some(Pushed::Only(only))) = (&hosts, new.map(|view| &view.pushed)) {
+            names.extend(only.iter().filter(|name| hosts.contain(name)).cloned());
         }
-        if fallback_changed || !known {
-            names.extend(asked.into_iter().cloned());
+        if hosts.is_some() || !known {
+            let differs = |name: &&ResourceName| !known || hosts.as_ref().is_some_and(|hosts| hosts.contain(name));
+            names.extend(asked.into_iter().filter(differs).cloned());
         }
         names
+    }
+
+    /// Where the fallback may answer other than that of `base`; `None` if it is the same.
+    pub fn fallback_since(&self, base: &Self) -> Option<Hosts> {
+        match (&base.fallback, &self.fallback) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => None,
+            (Some(old), Some(new)) => Some(new.since(&**old)),
+            (None, None) => None,
+            _ => Some(Hosts::All),
+        }
     }
 
     /// The name as the table holds it, so that subscriptions share their text with the table.
@@ -191,13 +258,5 @@ fn pushed_changes(base: &Snapshot, next: &Snapshot, proxy: &ProxyId) -> BTreeSet
         (Some(Pushed::All), Some(Pushed::All)) => BTreeSet::new(),
         (Some(Pushed::Only(old)), Some(Pushed::Only(new))) => old.symmetric_difference(&new).cloned().collect(),
         _ => &base.wildcard(proxy, ResourceType::Cluster) | &next.wildcard(proxy, ResourceType::Cluster),
-    }
-}
-
-fn same_fallback(a: &Snapshot, b: &Snapshot) -> bool {
-    match (&a.fallback, &b.fallback) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (None, None) => true,
-        _ => false,
     }
 }

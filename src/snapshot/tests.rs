@@ -16,6 +16,10 @@ impl Fallback for Echo {
     fn cluster(&self, name: &ResourceName) -> Option<Arc<Resource>> {
         name.as_str().starts_with('f').then(|| resource(ResourceType::Cluster, name.as_str(), self.0))
     }
+
+    fn since(&self, _: &dyn Fallback) -> Hosts {
+        Hosts::All
+    }
 }
 
 fn proxy() -> ProxyId {
@@ -63,6 +67,8 @@ proptest! {
     ) {
         let a = Snapshot::empty().with(first);
         let b = a.with(second);
+        let stepped = a.with(b.since(&a));
+        prop_assert!(b.since(&stepped).is_empty() && stepped.since(&b).is_empty());
         for kind in KINDS {
             let mut applied = seen(&a, kind, &asked);
             for name in b.changed(&a, &proxy(), kind, &asked) {

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-
+use super::subscription::Changed;
 use crate::mesh::ProxyId;
 use crate::snapshot::{ResourceName, ResourceType};
 
-/// Names of one request that are handed on. Whoever has more was pushed everything, or means no good.
+/// Names that are handed on at once. Nobody begins to call more at a time: whoever has them was pushed everything, or
+/// means no good.
 const MAX_NAMES: usize = 512;
 
 /// Whoever wants to know what proxies use. It is called while a stream is served: it may not wait.
@@ -24,57 +24,31 @@ impl Learn for Nobody {
     fn uses(&self, _: &ProxyId, _: Vec<ResourceName>) {}
 }
 
-/// The clusters that an incremental request says are used: those that it asks for, and those that were pushed on an
-/// earlier stream, which it has without asking.
-pub(crate) fn of_delta(request: &DeltaDiscoveryRequest) -> Vec<ResourceName> {
-    let had = &request.initial_resource_versions;
-    let had = had.keys().take(if had.len() > MAX_NAMES { 0 } else { MAX_NAMES });
-    clusters(&request.type_url, request.resource_names_subscribe.iter().chain(had))
-}
-
-/// The clusters that a state-of-the-world request asks for.
-pub(crate) fn of_state_of_the_world(request: &DiscoveryRequest) -> Vec<ResourceName> {
-    clusters(&request.type_url, request.resource_names.iter())
-}
-
-fn clusters<'a>(type_url: &str, names: impl Iterator<Item = &'a String>) -> Vec<ResourceName> {
-    if type_url != ResourceType::Cluster.type_url() {
-        return Vec::new();
-    }
-    names.filter(|name| *name != "*").take(MAX_NAMES).map(|name| name.as_str().into()).collect()
+/// The clusters of which these changes of a stream's subscriptions say that they are used.
+pub(crate) fn used(changes: &[(ResourceType, Changed)]) -> Vec<ResourceName> {
+    let clusters = changes.iter().filter(|(kind, _)| *kind == ResourceType::Cluster).map(|(_, changed)| &changed.added);
+    clusters.filter(|added| added.len() <= MAX_NAMES).flatten().take(MAX_NAMES).cloned().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(kind: ResourceType, names: &[&str], has: usize) -> DeltaDiscoveryRequest {
-        DeltaDiscoveryRequest {
-            type_url: kind.type_url().to_owned(),
-            resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
-            initial_resource_versions: (0..has).map(|n| (format!("had-{n}"), String::new())).collect(),
-            ..DeltaDiscoveryRequest::default()
-        }
+    fn added(kind: ResourceType, count: usize) -> (ResourceType, Changed) {
+        let added = (0..count).map(|n| ResourceName::from(n.to_string().as_str())).collect();
+        (kind, Changed { added, ..Changed::default() })
     }
 
     #[test]
-    fn what_is_asked_for_and_what_is_had_is_used() {
-        let names = of_delta(&request(ResourceType::Cluster, &["*", "10.96.0.5:80"], 1));
-        assert_eq!(names, ["10.96.0.5:80", "had-0"].map(ResourceName::from));
-        assert!(of_delta(&request(ResourceType::Endpoints, &["10.96.0.5:80"], 1)).is_empty());
-        let request = DiscoveryRequest {
-            type_url: ResourceType::Cluster.type_url().to_owned(),
-            resource_names: vec!["*".to_owned(), "a".to_owned()],
-            ..DiscoveryRequest::default()
-        };
-        assert_eq!(of_state_of_the_world(&request), [ResourceName::from("a")]);
+    fn what_is_subscribed_to_is_used() {
+        let names = used(&[added(ResourceType::Endpoints, 3), added(ResourceType::Cluster, 2)]);
+        assert_eq!(names, ["0", "1"].map(ResourceName::from));
     }
 
     #[test]
     fn whoever_had_everything_teaches_nothing_and_a_flood_is_cut_off() {
-        assert!(of_delta(&request(ResourceType::Cluster, &[], MAX_NAMES + 1)).is_empty());
-        let many: Vec<String> = (0..5_000).map(|n| n.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(of_delta(&request(ResourceType::Cluster, &many, 0)).len(), MAX_NAMES);
+        assert!(used(&[added(ResourceType::Cluster, MAX_NAMES + 1)]).is_empty());
+        let flood: Vec<_> = (0..64).map(|_| added(ResourceType::Cluster, MAX_NAMES)).collect();
+        assert_eq!(used(&flood).len(), MAX_NAMES);
     }
 }

@@ -1,17 +1,25 @@
 //! The xDS server: what a proxy subscribes to, in what order it is answered, what it acknowledged.
 //!
 //! ```text
-//!  Envoy ◀──gRPC──▶ service ──▶ stream (one loop per stream: all the I/O there is)
-//!                     │            │  requests, snapshots, secrets, time
-//!                   auth           ▼
-//!                               session ──uses──▶ subscription       (pure)
-//!                                  │
-//!                                  └─ status ──▶ registry (who has acknowledged what)
+//!  Envoy ◀─HTTP/2─▶ connection ──▶ service ──▶ stream (one loop per stream)
+//!                     │               │            │  requests, snapshots, secrets, time
+//!                 admission         auth           ▼
+//!  body ◀── frames ◀── wire ◀──────────────── session ──uses──▶ subscription       (pure)
+//!  (shared bytes, encoded once)                  │
+//!                                                └─ status ──▶ registry (who has acknowledged what)
 //! ```
 
+pub mod admission;
 pub mod auth;
+mod body;
+mod connection;
+mod frames;
+mod interest;
 pub mod learn;
+mod ledger;
 pub mod registry;
+pub mod requests;
+mod rollout;
 pub mod service;
 pub mod session;
 pub mod status;
@@ -19,9 +27,11 @@ mod stream;
 pub mod subscription;
 #[cfg(test)]
 mod testing;
-pub mod wire;
+mod wire;
 
+pub use admission::Limits;
 pub use registry::Registry;
+pub use rollout::Canary;
 pub use service::Server;
 
 #[cfg(test)]

@@ -1,18 +1,30 @@
-//! Which proxies are connected, and up to which snapshot all of them have answered.
+//! The live streams: what each is served, who is woken by a change, and what became of it.
 //!
-//! One entry per live stream, so it is as large as the mesh is connected and no larger: nothing is kept of past
-//! snapshots, and of streams that ended only the sums. What a proxy has is asked of its session when somebody looks.
+//! ```text
+//!  source's snapshot ─▶ publish ─▶ rollout (what is served) ─▶ interest (whom it concerns) ─▶ ledger ─▶ wake
+//!  stream: served() ◀──────────────────┘                                                        ▲
+//!          answered(revision), refused(resource) ──────────────────────────────────────────────┘
+//! ```
+//!
+//! One entry per live stream and one record per resource that ever changed; of streams that ended only the sums are
+//! kept. What a proxy has is asked of its session when somebody looks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use prometheus_client::metrics::histogram::Histogram;
+use roaring::RoaringBitmap;
+use tokio::sync::{Notify, watch};
 
+use super::interest::{Interest, Key, Slot};
+use super::ledger::{Ledger, Publication};
+use super::rollout::{Canary, RefusedResource, Rollout};
 use super::session::Session;
-use super::status::{Proxies, ProxyStatus, Totals};
+use super::status::{Delivery, HeldBackStatus, Proxies, ProxyStatus, Totals};
+use super::subscription::Changed;
 use crate::mesh::ProxyId;
-use crate::snapshot::{ResourceName, ResourceType, Snapshot};
+use crate::snapshot::{Change, ResourceName, ResourceType, Snapshot};
 
 /// All connected proxies have answered everything of this snapshot and those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,20 +35,29 @@ pub struct Acknowledged {
     pub at: SystemTime,
 }
 
+/// From the change to the last answer, in seconds: the upper bounds of the histogram's buckets.
+const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
 /// The live streams.
 #[derive(Debug)]
 pub struct Registry {
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     state: Mutex<State>,
     acknowledged: watch::Sender<Option<Acknowledged>>,
+    delivery_seconds: Histogram,
+    /// The time of the rollout's next deadline may have changed.
+    rescheduled: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    next: u64,
-    streams: BTreeMap<u64, Entry>,
-    /// How many streams have settled at each snapshot, so that the slowest is found without asking all.
-    behind: BTreeMap<u64, usize>,
+    rollout: Rollout,
+    interest: Interest,
+    ledger: Ledger,
+    slots: Vec<Option<Entry>>,
+    free: Vec<Slot>,
+    /// The source's snapshots by the revision that brought all of them to everybody, oldest first, as far as they are
+    /// not acknowledged.
+    published: VecDeque<(u64, u64)>,
     /// The sums over the streams that ended.
     ended: BTreeMap<ResourceType, Totals>,
 }
@@ -46,24 +67,98 @@ struct Entry {
     /// Without its types, which the session tells.
     about: ProxyStatus,
     session: Arc<Mutex<Session>>,
+    wake: Arc<Notify>,
 }
 
 impl Registry {
-    /// A registry of proxies that are served from `snapshots`.
-    pub fn new(snapshots: watch::Receiver<Option<Arc<Snapshot>>>) -> Self {
-        Self { snapshots, state: Mutex::default(), acknowledged: watch::Sender::new(None) }
+    /// A registry of proxies to which shared resources are rolled out as `canary` says.
+    pub fn new(canary: Canary) -> Self {
+        Self {
+            state: Mutex::new(State {
+                rollout: Rollout::new(canary),
+                interest: Interest::default(),
+                ledger: Ledger::default(),
+                slots: Vec::new(),
+                free: Vec::new(),
+                published: VecDeque::new(),
+                ended: BTreeMap::new(),
+            }),
+            acknowledged: watch::Sender::new(None),
+            delivery_seconds: Histogram::new(BUCKETS),
+            rescheduled: Notify::new(),
+        }
+    }
+
+    /// Rolls out what comes from now on in another way.
+    pub(crate) fn set_canary(&self, canary: Canary) {
+        self.lock().rollout.set_canary(canary);
+    }
+
+    /// The source published `snapshot`; the oldest change in it was read at `since`.
+    pub fn publish(&self, snapshot: Arc<Snapshot>, since: Instant) {
+        let now = Instant::now();
+        self.change(now, Some(since), |state, busy| {
+            let changes = state.rollout.publish(snapshot, &state.interest, busy, since, now);
+            for change in changes {
+                match change {
+                    Change::PutView(proxy, view) => state.interest.viewed(&proxy, Some(&view)),
+                    Change::RemoveView(proxy) => state.interest.viewed(&proxy, None),
+                    _ => {}
+                }
+            }
+        });
+    }
+
+    /// Serves what `snapshots` holds until its sender is gone. Each value says when its oldest change was read.
+    pub async fn follow(&self, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
+        /// How often streams that no change concerned are told of the newest snapshot, so that they hold no old one.
+        const SWEEP: Duration = Duration::from_secs(1);
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = 0;
+        snapshots.mark_changed();
+        loop {
+            let deadline = self.lock().rollout.deadline();
+            tokio::select! {
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let newest = snapshots.borrow_and_update().clone();
+                    if let Some(snapshot) = newest {
+                        let since = snapshot.read_at().unwrap_or_else(Instant::now);
+                        self.publish(snapshot, since);
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    let now = Instant::now();
+                    self.change(now, None, |state, busy| state.rollout.tick(&state.interest, busy, now));
+                }
+                () = self.rescheduled.notified() => {}
+                _ = sweep.tick() => swept = self.sweep(swept),
+            }
+        }
     }
 
     /// How many connected proxies have not answered everything of the newest published snapshot. A refusal is an
     /// answer: it is seen in the proxy's status.
     pub fn pending(&self) -> usize {
-        let newest = self.newest();
-        lock(&self.state).behind.range(..newest).map(|(_, count)| count).sum()
+        let state = self.lock();
+        let held_off = state
+            .rollout
+            .trial()
+            .map_or(0, |(_, canaries, _)| (state.interest.all() - canaries - state.ledger.owing()).len() as usize);
+        state.ledger.owing().len() as usize + held_off
+    }
+
+    /// The number of the newest snapshot that the source published; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.lock().rollout.source().number()
     }
 
     /// Whether snapshot `number` is published and every connected proxy has answered all of it.
     pub fn converged(&self, number: u64) -> bool {
-        self.newest() >= number && lock(&self.state).behind.range(..number).next().is_none()
+        self.acknowledged.borrow().is_some_and(|acknowledged| acknowledged.number >= number)
     }
 
     /// Tells of each advance of what all connected proxies have answered; the newest value stands for those before.
@@ -71,61 +166,220 @@ impl Registry {
         self.acknowledged.subscribe()
     }
 
+    /// From the change to the last answer, in seconds.
+    pub fn delivery_seconds(&self) -> Histogram {
+        self.delivery_seconds.clone()
+    }
+
     /// Enters a stream until the guard is dropped. `about` says whose it is; its types are asked of `session`.
     pub(crate) fn enter(self: &Arc<Self>, about: ProxyStatus, session: Arc<Mutex<Session>>) -> Registration {
-        let mut state = lock(&self.state);
-        let key = state.next;
-        state.next += 1;
-        state.streams.insert(key, Entry { about, session });
-        *state.behind.entry(0).or_default() += 1;
-        Registration { registry: self.clone(), key, settled: 0 }
+        let (proxy, wake) = (about.proxy.clone(), Arc::new(Notify::new()));
+        let mut state = self.lock();
+        let slot = state.free.pop().unwrap_or_else(|| {
+            state.slots.push(None);
+            state.slots.len() as Slot - 1
+        });
+        let State { rollout, interest, ledger, .. } = &mut *state;
+        interest.enter(slot, &proxy, rollout.stable().view(&proxy).map(|view| &**view));
+        ledger.entered(slot, rollout.stable().number());
+        state.slots[slot as usize] = Some(Entry { about, session, wake: wake.clone() });
+        Registration { registry: self.clone(), slot, proxy, wake }
     }
 
     /// The connected proxies, each with the clusters that it asked for.
     pub fn asked_clusters(&self) -> Vec<(ProxyId, BTreeSet<ResourceName>)> {
         let entry = |entry: &Entry| (entry.about.proxy.clone(), entry.session.clone());
-        let streams: Vec<_> = lock(&self.state).streams.values().map(entry).collect();
+        let streams: Vec<_> = self.lock().slots.iter().flatten().map(entry).collect();
         streams.into_iter().map(|(proxy, session)| (proxy, lock(&session).asked_clusters())).collect()
     }
 
-    fn newest(&self) -> u64 {
-        self.snapshots.borrow().as_ref().map_or(0, |snapshot| snapshot.number())
+    /// Does something that may change what is served, and tells those whom it concerns. `since` is when the change was
+    /// read that comes from the source now.
+    fn change(&self, now: Instant, since: Option<Instant>, act: impl FnOnce(&mut State, &dyn Fn(Slot) -> bool)) {
+        let mut state = self.lock();
+        let stable = state.rollout.stable().clone();
+        let trial =
+            state.rollout.trial().map(|(snapshot, canaries, since)| (snapshot.clone(), canaries.clone(), since));
+        let owing = state.ledger.owing().clone();
+        act(&mut state, &|slot| owing.contains(slot));
+        let mut publications = Vec::new();
+        let canaries = state.rollout.trial().map(|(_, canaries, _)| canaries.clone()).unwrap_or_default();
+        let newest = state.rollout.stable().clone();
+        if newest.number() != stable.number() {
+            // A trial that ended brings its change to all, which was read when the trial began.
+            let ended = trial.as_ref().filter(|_| canaries.is_empty()).map(|(_, _, since)| *since);
+            let tried = trial.iter().map(|(tried, canaries, _)| (&**tried, canaries));
+            let others = match &trial {
+                Some((_, tried, _)) => state.interest.all() - tried,
+                None => state.interest.all().clone(),
+            };
+            let lanes = tried.chain([(&*stable, &others)]);
+            publications.push(state.publication(&newest, lanes, &canaries, false, ended.or(since).unwrap_or(now)));
+        }
+        if let Some((next, canaries, since)) = state.rollout.trial()
+            && trial.as_ref().is_none_or(|(old, _, _)| old.number() != next.number())
+        {
+            let (before, already) = match &trial {
+                Some((old, already, _)) => (&**old, already & canaries),
+                None => (&*stable, RoaringBitmap::new()),
+            };
+            let fresh = canaries - &already;
+            let lanes = [(before, &already), (&*stable, &fresh)];
+            publications.push(state.publication(next, lanes, &RoaringBitmap::new(), true, since));
+        }
+        let mut woken = RoaringBitmap::new();
+        for publication in publications {
+            woken |= &publication.streams;
+            if !publication.resources.is_empty() || !publication.streams.is_empty() {
+                state.ledger.published(publication, now);
+            }
+        }
+        if state.rollout.trial().is_none() {
+            let reached = (newest.number(), state.rollout.source().number());
+            if state.published.back().is_none_or(|last| last.1 < reached.1) {
+                state.published.push_back(reached);
+            }
+        }
+        let wakes: Vec<_> = woken.iter().filter_map(|slot| Some(state.entry(slot)?.wake.clone())).collect();
+        self.acknowledge(&mut state);
+        drop(state);
+        wakes.iter().for_each(|wake| wake.notify_one());
+        self.rescheduled.notify_one();
     }
 
-    /// Publishes how far the slowest stream is, if that is further than before.
-    fn advance(&self, state: &State) {
-        let Some((&number, _)) = state.behind.first_key_value() else { return };
-        self.acknowledged.send_if_modified(|last| {
-            let further = number > last.map_or(0, |last| last.number);
-            if further {
-                *last = Some(Acknowledged { number, at: SystemTime::now() });
+    /// Publishes how far all streams are, if that is further than before.
+    fn acknowledge(&self, state: &mut State) {
+        let oldest = state.ledger.oldest();
+        let mut number = None;
+        while let Some((revision, source)) = state.published.front().copied() {
+            if oldest.is_some_and(|oldest| oldest <= revision) {
+                break;
             }
-            further
-        });
+            state.published.pop_front();
+            number = Some(source);
+        }
+        if let Some(number) = number {
+            self.acknowledged.send_replace(Some(Acknowledged { number, at: SystemTime::now() }));
+        }
+    }
+
+    /// Tells the streams that owe nothing of the newest snapshot: nothing in it concerns them. Returns its number.
+    fn sweep(&self, swept: u64) -> u64 {
+        let (stable, sessions) = {
+            let state = self.lock();
+            let stable = state.rollout.stable().clone();
+            if stable.number() == swept || state.rollout.trial().is_some() {
+                return swept;
+            }
+            let idle = state.interest.all() - state.ledger.owing();
+            let sessions: Vec<_> = idle.iter().filter_map(|slot| Some(state.entry(slot)?.session.clone())).collect();
+            (stable, sessions)
+        };
+        for session in sessions {
+            lock(&session).skip_to(&stable);
+        }
+        stable.number()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// What `next` brings to streams that were served each of `lanes`, except to some.
+    fn publication<'a>(
+        &self,
+        next: &Snapshot,
+        lanes: impl IntoIterator<Item = (&'a Snapshot, &'a RoaringBitmap)>,
+        except: &RoaringBitmap,
+        trial: bool,
+        since: Instant,
+    ) -> Publication {
+        let mut streams = RoaringBitmap::new();
+        let mut resources = BTreeMap::new();
+        for (before, served) in lanes {
+            for step in next.since(before) {
+                streams |= self.interest.concerned(&step, before, next) & served;
+                match step {
+                    Change::Put(resource) => {
+                        let key = Key { kind: resource.kind, name: resource.name.clone() };
+                        resources.insert(key, Some(resource));
+                    }
+                    Change::Remove(kind, name) => drop(resources.insert(Key { kind, name }, None)),
+                    _ => {}
+                }
+            }
+        }
+        streams -= except;
+        let resources = resources.into_iter().collect();
+        Publication { revision: next.number(), since, resources, streams, whole: !trial }
     }
 }
 
 impl Proxies for Registry {
     fn proxies(&self) -> Vec<ProxyStatus> {
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        let when = |at: Instant| wall.checked_sub(now.saturating_duration_since(at)).unwrap_or(wall);
+        let when = clock();
         let entry = |entry: &Entry| (entry.about.clone(), entry.session.clone());
-        let streams: Vec<_> = lock(&self.state).streams.values().map(entry).collect();
+        let streams: Vec<_> = self.lock().slots.iter().flatten().map(entry).collect();
         let mut proxies: Vec<_> = streams
             .into_iter()
-            .map(|(about, session)| ProxyStatus { types: lock(&session).status(when), ..about })
+            .map(|(about, session)| ProxyStatus { types: lock(&session).status(&when), ..about })
             .collect();
         proxies.sort_by(|a, b| a.proxy.cmp(&b.proxy));
         proxies
     }
 
     fn totals(&self) -> BTreeMap<ResourceType, Totals> {
-        let state = lock(&self.state);
+        let state = self.lock();
         let mut totals = state.ended.clone();
-        let sessions: Vec<_> = state.streams.values().map(|entry| entry.session.clone()).collect();
+        let sessions: Vec<_> = state.slots.iter().flatten().map(|entry| entry.session.clone()).collect();
         drop(state);
         sessions.iter().for_each(|session| add(&mut totals, &lock(session)));
         totals
+    }
+
+    fn deliveries(&self) -> Vec<Delivery> {
+        let when = clock();
+        let state = self.lock();
+        let record = |(key, record, waiting): (&Key, &super::ledger::Record, Option<&RoaringBitmap>)| {
+            let subscribed = state.interest.of(key);
+            let waiting = waiting.map(|waiting| waiting & &subscribed).unwrap_or_default();
+            let pending = waiting.iter().filter_map(|slot| Some(state.entry(slot)?.about.proxy.clone())).collect();
+            Delivery {
+                kind: key.kind,
+                name: key.name.clone(),
+                version: record.version,
+                origin: record.origin.clone(),
+                changed_at: when(record.since),
+                sent: record.to,
+                subscribed: subscribed.len(),
+                pending,
+                took: record.took,
+            }
+        };
+        let mut deliveries: Vec<_> = state.ledger.records().map(record).collect();
+        deliveries.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        deliveries
+    }
+
+    fn held_back(&self) -> Vec<HeldBackStatus> {
+        let when = clock();
+        let state = self.lock();
+        let status = |(key, held): (&Key, &super::rollout::HeldBack)| HeldBackStatus {
+            kind: key.kind,
+            name: key.name.clone(),
+            version: held.resource.version,
+            origin: held.resource.origin.clone(),
+            by: held.by.clone(),
+            at: when(held.at),
+            message: held.message.clone(),
+        };
+        state.rollout.held_back().map(status).collect()
     }
 }
 
@@ -133,37 +387,96 @@ impl Proxies for Registry {
 #[derive(Debug)]
 pub(crate) struct Registration {
     registry: Arc<Registry>,
-    key: u64,
-    settled: u64,
+    slot: Slot,
+    proxy: ProxyId,
+    wake: Arc<Notify>,
 }
 
 impl Registration {
-    /// The stream has answered everything up to snapshot `number`.
-    pub(crate) fn settle(&mut self, number: u64) {
-        if number <= self.settled {
-            return;
+    /// Whose stream it is.
+    pub(crate) fn proxy(&self) -> &ProxyId {
+        &self.proxy
+    }
+
+    /// What the stream is to be served now; `None` before there is anything.
+    pub(crate) fn served(&self) -> Option<Arc<Snapshot>> {
+        let state = self.registry.lock();
+        Some(state.rollout.served(self.slot).clone()).filter(|snapshot| snapshot.number() > 0)
+    }
+
+    /// Waits until there is something new to be served.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// What the stream subscribes to has changed. It asks for what it is served only after this.
+    pub(crate) fn subscribed(&self, changes: Vec<(ResourceType, Changed)>) {
+        let mut state = self.registry.lock();
+        for (kind, changed) in changes {
+            state.interest.subscribed(self.slot, kind, &changed);
         }
-        let mut state = lock(&self.registry.state);
-        leave(&mut state.behind, self.settled);
-        *state.behind.entry(number).or_default() += 1;
-        self.settled = number;
-        self.registry.advance(&state);
+    }
+
+    /// The stream's proxy refused content.
+    pub(crate) fn refused(&self, refused: RefusedResource) {
+        let now = Instant::now();
+        self.registry.change(now, None, |state, busy| {
+            let key = Key { kind: refused.resource.kind, name: refused.resource.name.clone() };
+            let accepted = state.ledger.accepted(&key, self.slot, &state.interest.of(&key));
+            let resource = refused.resource.clone();
+            let held = state.rollout.refused(self.slot, &self.proxy, refused, accepted, &state.interest, busy, now);
+            if held {
+                tracing::error!(proxy = %self.proxy, ?resource, "refused, and so held back from all proxies");
+            }
+        });
+    }
+
+    /// The stream has answered everything up to `revision`.
+    pub(crate) fn answered(&self, revision: u64) {
+        let now = Instant::now();
+        let mut state = self.registry.lock();
+        let times = state.ledger.answered(self.slot, revision, now);
+        times.iter().for_each(|took| self.registry.delivery_seconds.observe(took.as_secs_f64()));
+        let tries = state.rollout.trial().is_some_and(|(_, canaries, _)| canaries.contains(self.slot));
+        self.registry.acknowledge(&mut state);
+        drop(state);
+        if tries {
+            self.registry.change(now, None, |state, busy| state.rollout.settle(&state.interest, busy, now));
+        }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut state = lock(&self.registry.state);
-        if let Some(entry) = state.streams.remove(&self.key) {
-            add(&mut state.ended, &lock(&entry.session));
-            leave(&mut state.behind, self.settled);
-            self.registry.advance(&state);
+        let now = Instant::now();
+        let mut state = self.registry.lock();
+        let Some(entry) = state.slots.get_mut(self.slot as usize).and_then(Option::take) else { return };
+        let names = {
+            let session = lock(&entry.session);
+            add(&mut state.ended, &session);
+            session.names()
+        };
+        state.interest.leave(self.slot, &self.proxy, names);
+        let times = state.ledger.left(self.slot, now);
+        times.iter().for_each(|took| self.registry.delivery_seconds.observe(took.as_secs_f64()));
+        self.registry.acknowledge(&mut state);
+        let tries = state.rollout.trial().is_some_and(|(_, canaries, _)| canaries.contains(self.slot));
+        drop(state);
+        if tries {
+            self.registry.change(now, None, |state, busy| state.rollout.left(self.slot, &state.interest, busy, now));
         }
+        self.registry.lock().free.push(self.slot);
     }
 }
 
 fn add(totals: &mut BTreeMap<ResourceType, Totals>, session: &Session) {
     session.totals().for_each(|(kind, more)| *totals.entry(kind).or_default() += more);
+}
+
+/// Tells the wall clock's time of an instant.
+fn clock() -> impl Fn(Instant) -> SystemTime {
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    move |at| wall.checked_sub(now.saturating_duration_since(at)).unwrap_or(wall)
 }
 
 /// Locks what a panic of one stream must not close to the others. A registry's lock may be held while a session's is
@@ -172,11 +485,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn leave(behind: &mut BTreeMap<u64, usize>, settled: u64) {
-    if let Some(count) = behind.get_mut(&settled) {
-        *count -= 1;
-        if *count == 0 {
-            behind.remove(&settled);
-        }
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,48 +1,42 @@
 //! The gRPC face: `envoy.service.discovery.v3.AggregatedDiscoveryService`, for authenticated proxies only.
 //!
-//! It is written by hand instead of generated so that responses are frames of bytes (see `wire`).
+//! ```text
+//!  connection ──HTTP/2 request──▶ answer ─▶ authenticate ─▶ stream (a task)
+//!                                                             │ frames
+//!             ◀──HTTP/2 response── body ◀─────────────────────┘
+//! ```
+//!
+//! It is written by hand on hyper, since generated code would copy every response for every client.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prost::Message;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
 
+use super::admission::{Admission, Counts, Limits, Place};
 use super::auth::{AuthError, Authenticator, Secrets, bearer};
+use super::body::ResponseBody;
+use super::connection;
+use super::frames::Frames;
 use super::learn::{Learn, Nobody};
 use super::registry::Registry;
+use super::requests::Requests;
+use super::rollout::Canary;
 use super::session::Patience;
 use super::stream::{self, Shared};
-use super::wire::FrameCodec;
 use crate::snapshot::Snapshot;
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
-/// A request with the names and versions of some ten thousand resources is smaller than this.
-const MAX_REQUEST: usize = 4 << 20;
-/// An Envoy has one ADS stream; a few more let it reconnect.
-const MAX_STREAMS: u32 = 8;
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// TLS handshakes at once: they cost CPU that established streams need.
-const HANDSHAKES: usize = 64;
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The xDS server.
 #[derive(Clone)]
@@ -53,17 +47,34 @@ pub struct Server {
 
 impl Server {
     /// Serves what `snapshots` holds, from the first one on, to those whom `authenticator` knows. Cancelling `shutdown`
-    /// ends every stream with UNAVAILABLE.
+    /// ends every stream with UNAVAILABLE. Must be called in a runtime: a task follows the snapshots.
     pub fn new(
         snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
         authenticator: Arc<dyn Authenticator>,
         secrets: Arc<dyn Secrets>,
         shutdown: CancellationToken,
     ) -> Self {
-        let registry = Arc::new(Registry::new(snapshots.clone()));
-        let learn = Arc::new(Nobody);
-        let shared = Shared { snapshots, secrets, registry, learn, patience: Patience::default(), shutdown };
+        let registry = Arc::new(Registry::new(Canary::default()));
+        let following = registry.clone();
+        tokio::spawn(async move { following.follow(snapshots).await });
+        let limits = Arc::new(Limits::default());
+        let shared = Shared {
+            secrets,
+            registry,
+            learn: Arc::new(Nobody),
+            patience: Patience::default(),
+            shutdown,
+            frames: Arc::default(),
+            admission: Arc::new(Admission::new(&limits)),
+            limits,
+        };
         Self { shared, authenticator }
+    }
+
+    /// With another way to roll out what many proxies share.
+    pub fn canary(self, canary: Canary) -> Self {
+        self.shared.registry.set_canary(canary);
+        self
     }
 
     /// With other timeouts.
@@ -78,143 +89,139 @@ impl Server {
         self
     }
 
+    /// With other limits.
+    pub fn limit(mut self, limits: Limits) -> Self {
+        self.shared.admission = Arc::new(Admission::new(&limits));
+        self.shared.limits = Arc::new(limits);
+        self
+    }
+
     /// The connected proxies and what they have acknowledged.
     pub fn registry(&self) -> Arc<Registry> {
         self.shared.registry.clone()
     }
 
-    /// Serves on a listener with TLS until shutdown. `tls` offers HTTP/2 by ALPN if it offers nothing.
-    pub async fn serve_tls(self, listener: TcpListener, mut tls: rustls::ServerConfig) -> Result<(), ServeError> {
-        if tls.alpn_protocols.is_empty() {
-            tls.alpn_protocols = vec![b"h2".to_vec()];
+    /// Tells who was let in and what they share, whenever it is called.
+    pub fn counts(&self) -> impl Fn() -> Counts + Send + Sync + use<> {
+        let (admission, frames) = (self.shared.admission.clone(), self.shared.frames.clone());
+        move || {
+            let (frames_encoded, frames_shared) = frames.counts();
+            Counts { frames_encoded, frames_shared, ..admission.counts() }
         }
-        let shutdown = self.shared.shutdown.clone();
-        let incoming = accept(listener, TlsAcceptor::from(Arc::new(tls)), shutdown.clone());
-        Ok(self.router().serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?)
     }
 
-    /// The service with its HTTP/2 settings, for a transport of the caller's own.
-    pub fn router(self) -> tonic::transport::server::Router {
-        tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .max_concurrent_streams(MAX_STREAMS)
-            .add_service(self)
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.shared.admission
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.shared.shutdown
+    }
+
+    /// Serves on a listener with TLS until shutdown. `tls` offers HTTP/2 by ALPN if it offers nothing.
+    pub async fn serve_tls(self, listener: TcpListener, tls: rustls::ServerConfig) -> Result<(), ServeError> {
+        let tls = connection::resumable(tls)?;
+        let frames = self.shared.frames.clone();
+        tokio::select! {
+            () = connection::serve(self, listener, tls) => Ok(()),
+            () = Frames::expire_forever(frames) => Ok(()),
+        }
+    }
+
+    /// Answers one call.
+    pub(crate) async fn answer<B>(
+        self,
+        request: http::Request<B>,
+        peer: String,
+        place: Arc<Place>,
+    ) -> Result<http::Response<ResponseBody>, Infallible>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        if !is_grpc(&head.headers) {
+            let mut response = http::Response::new(ResponseBody::default());
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Ok(response);
+        }
+        let body = Body::new(body);
+        let started = match head.uri.path() {
+            DELTA => self.start::<DeltaDiscoveryRequest>(&head.headers, body, peer, place).await,
+            STATE_OF_THE_WORLD => self.start::<DiscoveryRequest>(&head.headers, body, peer, place).await,
+            path => Err(Status::unimplemented(format!("{path}: only the aggregated discovery service is served"))),
+        };
+        Ok(started.unwrap_or_else(Status::into_http))
     }
 
     /// Authenticates a call and starts its stream.
-    async fn start<R: stream::Request>(&self, call: Request<Streaming<R>>) -> Result<Response<Frames>, Status> {
-        let peer = call.remote_addr().map_or_else(|| "unknown".to_owned(), |peer: SocketAddr| peer.to_string());
-        let header = call.metadata().as_ref().get(http::header::AUTHORIZATION);
-        let checked = async { self.authenticator.authenticate(bearer(header)?).await };
-        let identity = checked.await.map_err(|error| {
+    async fn start<R: stream::Request + Message + Default>(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        peer: String,
+        place: Arc<Place>,
+    ) -> Result<http::Response<ResponseBody>, Status> {
+        not_compressed(headers)?;
+        let checked = async { self.authenticator.authenticate(bearer(headers.get(header::AUTHORIZATION))?).await };
+        let identity = self.shared.admission.in_turns(checked, connection::HANDSHAKE).await;
+        let late = || Err(AuthError::Unavailable("that takes too long".to_owned()));
+        let identity = identity.unwrap_or_else(late).map_err(|error| {
             tracing::warn!(peer, reason = %error, "refused an xDS stream: not authenticated");
+            self.shared.admission.refuse();
             match error {
                 AuthError::Unavailable(_) => Status::unavailable(error.to_string()),
                 _ => Status::unauthenticated(error.to_string()),
             }
         })?;
+        place.known();
+        self.shared.admission.admit();
         // One frame: what comes after it is made when there is room, from the snapshot that is newest then (rule 36).
         let (sender, receiver) = mpsc::channel(1);
-        let (shared, requests) = (self.shared.clone(), call.into_inner());
+        let (shared, requests) = (self.shared.clone(), Requests::<R>::new(body, self.shared.limits.requests));
         tokio::spawn(async move {
-            let responses = sender.clone();
-            if let Err(status) = stream::serve(shared, identity, peer.clone(), requests, responses).await {
+            let (responses, grace) = (sender.clone(), shared.limits.grace);
+            if let Err(status) = stream::serve(shared, identity, peer.clone(), place, requests, responses).await {
                 tracing::info!(peer, status = ?status.code(), reason = status.message(), "an xDS stream ended");
                 // Fails if the client is gone, which then has no use for the status.
-                let _ = tokio::time::timeout(KEEPALIVE, sender.send(Err(status))).await;
+                let _ = tokio::time::timeout(grace, sender.send(Err(status))).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let mut response = http::Response::new(ResponseBody::new(receiver));
+        response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+        Ok(response)
     }
 }
 
 /// Why serving ended other than by shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The HTTP/2 server failed.
-    #[error("the xDS server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
+    /// There are no keys for session tickets.
+    #[error("the xDS server cannot make keys for TLS session tickets: {0}")]
+    Tickets(#[from] rustls::Error),
 }
 
-type Frames = ReceiverStream<Result<Bytes, Status>>;
-
-impl<R: stream::Request + Message + Default> StreamingService<R> for Server {
-    type Response = Bytes;
-    type ResponseStream = Frames;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Frames>, Status>> + Send>>;
-
-    fn call(&mut self, call: Request<Streaming<R>>) -> Self::Future {
-        let server = self.clone();
-        Box::pin(async move { server.start(call).await })
-    }
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()))
 }
 
-impl tower::Service<http::Request<Body>> for Server {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let server = self.clone();
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                DELTA => grpc::<DeltaDiscoveryRequest>().streaming(server, request).await,
-                STATE_OF_THE_WORLD => grpc::<DiscoveryRequest>().streaming(server, request).await,
-                path => Status::unimplemented(format!("{path}: only the aggregated discovery service is served"))
-                    .into_http(),
-            })
-        })
-    }
-}
-
-impl NamedService for Server {
-    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
-}
-
-fn grpc<R: Message + Default + Send + 'static>() -> Grpc<FrameCodec<R>> {
-    Grpc::new(FrameCodec::default()).max_decoding_message_size(MAX_REQUEST)
-}
-
-/// Connections whose TLS handshake is done. A peer that does not finish it delays nobody.
-fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    shutdown: CancellationToken,
-) -> ReceiverStream<std::io::Result<TlsStream<TcpStream>>> {
-    let (sender, receiver) = mpsc::channel(HANDSHAKES);
-    let slots = Arc::new(Semaphore::new(HANDSHAKES));
-    tokio::spawn(async move {
-        loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.cancelled() => return,
-            };
-            let (connection, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors, most likely: others close, then it goes on.
-                    tracing::warn!(%error, "cannot accept an xDS connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (acceptor, sender) = (acceptor.clone(), sender.clone());
-            tokio::spawn(async move {
-                let _ = connection.set_nodelay(true);
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(connection)).await {
-                    Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
-                    Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed on the xDS port"),
-                    Err(_) => tracing::info!(%peer, "TLS handshake timed out on the xDS port"),
-                }
-                drop(slot);
-            });
+/// As tonic answers to what it cannot read.
+fn not_compressed(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get("grpc-encoding") {
+        None => Ok(()),
+        Some(encoding) if encoding == "identity" => Ok(()),
+        Some(encoding) => {
+            let encoding = encoding.to_str().unwrap_or("an unknown encoding");
+            let mut status =
+                Status::unimplemented(format!("requests that are compressed ({encoding}) are not supported"));
+            status
+                .metadata_mut()
+                .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static("identity"));
+            Err(status)
         }
-    });
-    ReceiverStream::new(receiver)
+    }
 }

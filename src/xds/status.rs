@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::mesh::{ProxyId, SpiffeId};
+use crate::mesh::{ObjectRef, ProxyId, SpiffeId};
 use crate::snapshot::{ResourceName, ResourceType, Version};
 
 /// One connected proxy.
@@ -86,6 +86,48 @@ impl AddAssign for Totals {
     }
 }
 
+/// What became of the newest content of a resource that has changed since the server started.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Delivery {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its name.
+    pub name: ResourceName,
+    /// Its version; `None` if it was removed.
+    pub version: Option<Version>,
+    /// The object that it was made for.
+    pub origin: Option<ObjectRef>,
+    /// When the change was read from the source.
+    pub changed_at: SystemTime,
+    /// How many streams the change went to.
+    pub sent: u64,
+    /// How many streams subscribe to it now.
+    pub subscribed: u64,
+    /// The proxies that have neither acknowledged nor refused it.
+    pub pending: Vec<ProxyId>,
+    /// From the change to the last answer; `None` while one is missing.
+    pub took: Option<Duration>,
+}
+
+/// Content that a proxy refused and that no proxy is served until its object changes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HeldBackStatus {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its name.
+    pub name: ResourceName,
+    /// The version that is held back.
+    pub version: Version,
+    /// The object that it was made for.
+    pub origin: Option<ObjectRef>,
+    /// Who refused it.
+    pub by: ProxyId,
+    /// When.
+    pub at: SystemTime,
+    /// In Envoy's words.
+    pub message: String,
+}
+
 /// Whoever can tell the status of the connected proxies.
 pub trait Proxies: Send + Sync {
     /// All connected proxies, ordered by id.
@@ -93,4 +135,10 @@ pub trait Proxies: Send + Sync {
 
     /// The sums over all streams since the server started, ended ones included.
     fn totals(&self) -> BTreeMap<ResourceType, Totals>;
+
+    /// What became of each resource that changed, ordered by type and name.
+    fn deliveries(&self) -> Vec<Delivery>;
+
+    /// What was refused and is held back from all.
+    fn held_back(&self) -> Vec<HeldBackStatus>;
 }

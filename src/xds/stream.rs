@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  requests ─┐
-//!  snapshots ┼─▶ session ──poll, when there is room──▶ a channel of one frame ──▶ HTTP/2
+//!  snapshots ┼─▶ session ──poll, when there is room──▶ frames ──▶ a channel of one frame ──▶ HTTP/2
 //!  secrets  ─┤
 //!  time     ─┘
 //! ```
@@ -15,19 +15,20 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use futures::FutureExt;
-use tokio::sync::{mpsc, watch};
+use prost::Message;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
+use super::admission::{Admission, Limits, Place};
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
+use super::frames::Frames;
 use super::learn::{self, Learn};
 use super::registry::{Registration, Registry, lock};
+use super::requests::Requests;
 use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
 use super::subscription::SubscriptionError;
-use super::wire;
-use crate::mesh::ProxyId;
-use crate::snapshot::{ResourceName, Snapshot};
 
 /// Requests that are taken before the next response is made, so that only the newest of a type is answered (rule 35).
 const BATCH: usize = 64;
@@ -38,8 +39,6 @@ pub(crate) trait Request: Send + 'static {
     const PROTOCOL: Protocol;
     /// Who sends it; on the first request of a stream only (rule 1).
     fn node(&self) -> Option<&Node>;
-    /// The clusters that it says are used.
-    fn uses(&self) -> Vec<ResourceName>;
     /// Gives it to the session.
     fn apply(self, session: &mut Session, now: Instant) -> Result<(), RequestError>;
 }
@@ -49,10 +48,6 @@ impl Request for DeltaDiscoveryRequest {
 
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
-    }
-
-    fn uses(&self) -> Vec<ResourceName> {
-        learn::of_delta(self)
     }
 
     fn apply(self, session: &mut Session, now: Instant) -> Result<(), RequestError> {
@@ -67,10 +62,6 @@ impl Request for DiscoveryRequest {
         self.node.as_ref()
     }
 
-    fn uses(&self) -> Vec<ResourceName> {
-        learn::of_state_of_the_world(self)
-    }
-
     fn apply(self, session: &mut Session, now: Instant) -> Result<(), RequestError> {
         session.state_of_the_world(self, now)
     }
@@ -79,20 +70,23 @@ impl Request for DiscoveryRequest {
 /// What all streams of a server share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) learn: Arc<dyn Learn>,
     pub(crate) patience: Patience,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) frames: Arc<Frames>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// Serves one stream until it ends; `Err` is the status that it ends with.
-pub(crate) async fn serve<R: Request>(
+pub(crate) async fn serve<R: Request + Message + Default>(
     shared: Shared,
     identity: ProxyIdentity,
     peer: String,
-    mut requests: Streaming<R>,
+    place: Arc<Place>,
+    mut requests: Requests<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
     let first = tokio::select! {
@@ -116,82 +110,106 @@ pub(crate) async fn serve<R: Request>(
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
-    let ended = run(&shared, &proxy, &session, registration, first, requests, responses).await;
+    let ended = run(&shared, &session, registration, &place, first, requests, responses).await;
     tracing::info!(%proxy, reason = ended.as_ref().err().map(|status| status.message()), "proxy disconnected");
     ended
 }
 
-async fn run<R: Request>(
+async fn run<R: Request + Message + Default>(
     shared: &Shared,
-    proxy: &ProxyId,
     session: &Mutex<Session>,
-    mut registration: Registration,
+    registration: Registration,
+    place: &Place,
     first: R,
-    mut requests: Streaming<R>,
+    mut requests: Requests<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
-    let mut snapshots = shared.snapshots.clone();
     let mut secrets = shared.secrets.changes();
     let mut secrets_live = true;
-    if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-        lock(session).publish(snapshot);
-    }
-    apply(shared, proxy, session, first)?;
+    first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
+    take_stock(session, &registration, &*shared.learn);
     let mut more = true; // there may be something to say
+    let mut settled = None; // the snapshot that the client has answered everything of
+    let mut new = true; // it takes turns with other newcomers until it has settled once
+    let mut leave_by = None; // the connection is to be closed
     loop {
+        if leave_by.is_some() && !more && settled.is_some() {
+            return Ok(()); // nothing is on its way
+        }
         let deadline = lock(session).deadline(Instant::now());
         tokio::select! {
             () = shared.shutdown.cancelled() => return Err(draining()),
             room = responses.reserve(), if more => {
                 let Ok(room) = room else { return Ok(()) }; // the client went away
-                let (response, settled) = {
+                let turn = if new { shared.admission.turn().await } else { None };
+                let (response, answered) = {
                     let mut session = lock(session);
-                    (session.poll(Instant::now()), session.settled())
+                    let response = session.poll(Instant::now());
+                    settled = session.settled();
+                    (response, session.answered())
                 };
-                if let Some(number) = settled {
-                    registration.settle(number);
-                }
+                new &= settled.is_none();
                 match response {
-                    Some(response) => room.send(Ok(wire::encode(R::PROTOCOL, response))),
+                    Some(response) => room.send(Ok(shared.frames.frame(R::PROTOCOL, response))),
                     None => more = false,
                 }
+                if let Some(revision) = answered.filter(|_| !more) {
+                    registration.answered(revision);
+                }
+                drop(turn);
                 continue;
             }
             request = requests.message() => {
                 let Some(request) = request? else { return Ok(()) };
-                apply(shared, proxy, session, request)?;
+                request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
                 for _ in 1..BATCH {
                     let Some(request) = requests.message().now_or_never() else { break };
                     let Some(request) = request? else { return Ok(()) };
-                    apply(shared, proxy, session, request)?;
+                    request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
                 }
             }
-            changed = snapshots.changed() => {
-                if changed.is_err() {
-                    return Err(draining()); // whoever publishes has ended
-                }
-                if let Some(snapshot) = snapshots.borrow_and_update().clone() {
-                    lock(session).publish(snapshot);
-                }
-            }
+            () = registration.woken() => {}
             changed = secrets.changed(), if secrets_live => match changed {
                 Ok(()) => lock(session).secrets_changed(),
                 Err(_) => secrets_live = false,
             },
             () = sleep_until(deadline) => {}
+            () = place.drain.cancelled(), if leave_by.is_none() => {
+                leave_by = Some((tokio::time::Instant::now() + shared.limits.grace).into_std());
+            }
+            () = sleep_until(leave_by) => return Ok(()),
         }
+        take_stock(session, &registration, &*shared.learn);
         more = true;
     }
 }
 
-/// Gives a request to the session, and tells what it uses.
-fn apply<R: Request>(shared: &Shared, proxy: &ProxyId, session: &Mutex<Session>, request: R) -> Result<(), Status> {
-    let uses = request.uses();
-    request.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
-    if !uses.is_empty() {
-        shared.learn.uses(proxy, uses);
+/// Tells the registry what the stream subscribes to and refused, and only then asks it what to serve: so no change is
+/// missed between the two. By that the session may count clusters as subscribed to that the client has already, of
+/// which the registry is told in turn.
+fn take_stock(session: &Mutex<Session>, registration: &Registration, learn: &dyn Learn) {
+    loop {
+        let (changes, refused) = {
+            let mut session = lock(session);
+            (session.take_changes(), session.take_refused())
+        };
+        if !changes.is_empty() {
+            let used = learn::used(&changes);
+            if !used.is_empty() {
+                learn.uses(registration.proxy(), used);
+            }
+            registration.subscribed(changes);
+        }
+        for refused in refused {
+            registration.refused(refused);
+        }
+        let Some(snapshot) = registration.served() else { return };
+        let mut session = lock(session);
+        session.publish(snapshot);
+        if !session.has_changes() {
+            return;
+        }
     }
-    Ok(())
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -228,5 +246,107 @@ fn refuse_request(error: RequestError) -> Status {
     match error {
         RequestError::Subscription(SubscriptionError::TooManyNames) => Status::resource_exhausted(error.to_string()),
         _ => Status::invalid_argument(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::ProxyId;
+    use crate::snapshot::ResourceType::Cluster;
+    use crate::snapshot::{Change, ResourceName, Snapshot};
+    use crate::xds::Canary;
+    use crate::xds::testing::*;
+
+    #[derive(Debug, Default)]
+    struct Taught(Mutex<Vec<ResourceName>>);
+
+    impl Learn for Taught {
+        fn uses(&self, _: &ProxyId, clusters: Vec<ResourceName>) {
+            lock(&self.0).extend(clusters);
+        }
+    }
+
+    /// A stream of a proxy that connects again with the clusters a and b.
+    struct Reconnected {
+        registry: Arc<Registry>,
+        snapshot: Snapshot,
+        session: Arc<Mutex<Session>>,
+        registration: Registration,
+        taught: Taught,
+    }
+
+    impl Reconnected {
+        fn to(changes: impl IntoIterator<Item = Change>) -> Self {
+            let registry = Arc::new(Registry::new(Canary::default()));
+            let secrets = TestSecrets::new();
+            let session = Session::new(Protocol::Delta, proxy(), identity("web"), secrets, Patience::default());
+            let session = Arc::new(Mutex::new(session));
+            let about = ProxyStatus {
+                proxy: proxy(),
+                identity: identity("web"),
+                peer: String::new(),
+                envoy_version: String::new(),
+                connected_at: SystemTime::UNIX_EPOCH,
+                delta: true,
+                types: Default::default(),
+            };
+            let registration = registry.enter(about, session.clone());
+            let mut stream =
+                Self { registry, snapshot: Snapshot::empty(), session, registration, taught: Taught::default() };
+            stream.publish(changes);
+            let has = |name: &str| (name.to_owned(), resource(Cluster, name, 1).version.to_string());
+            let first = DeltaDiscoveryRequest {
+                type_url: Cluster.type_url().into(),
+                resource_names_subscribe: vec!["*".into()],
+                initial_resource_versions: [has("a"), has("b")].into(),
+                ..Default::default()
+            };
+            lock(&stream.session).delta(first, Instant::now()).expect("a good request");
+            stream
+        }
+
+        fn publish(&mut self, changes: impl IntoIterator<Item = Change>) {
+            self.snapshot = self.snapshot.with(changes);
+            self.registry.publish(Arc::new(self.snapshot.clone()), Instant::now());
+        }
+
+        fn says(&self) -> Vec<ResourceName> {
+            take_stock(&self.session, &self.registration, &self.taught);
+            let mut session = lock(&self.session);
+            let responses = std::iter::from_fn(|| session.poll(Instant::now()));
+            responses.flat_map(|response| response.resources).map(|resource| resource.name.clone()).collect()
+        }
+
+        fn is_woken(&self) -> bool {
+            self.registration.woken().now_or_never().is_some()
+        }
+    }
+
+    #[test]
+    fn a_change_of_a_cluster_that_is_no_longer_pushed_reaches_the_stream_that_has_it() {
+        let mut stream = Reconnected::to([on_demand(&["a"]), put(Cluster, "a", 1), put(Cluster, "b", 1)]);
+        assert_eq!(stream.says(), Vec::<ResourceName>::new(), "it has both");
+        assert_eq!(*lock(&stream.taught.0), [ResourceName::from("b")], "a is known to be used");
+        while stream.is_woken() {}
+        stream.publish([put(Cluster, "c", 1)]);
+        assert!(!stream.is_woken(), "it does not have it");
+        stream.publish([put(Cluster, "b", 2)]);
+        assert!(stream.is_woken());
+        assert_eq!(stream.says(), [ResourceName::from("b")]);
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_known_yet_keeps_its_clusters_when_it_is() {
+        let mut stream = Reconnected::to([put(Cluster, "a", 1), put(Cluster, "b", 1)]);
+        assert_eq!(stream.says(), Vec::<ResourceName>::new());
+        assert!(lock(&stream.taught.0).is_empty());
+        stream.publish([on_demand(&["a"])]);
+        assert!(stream.is_woken());
+        assert_eq!(stream.says(), Vec::<ResourceName>::new());
+        assert_eq!(*lock(&stream.taught.0), [ResourceName::from("b")]);
+        stream.publish([put(Cluster, "b", 2)]);
+        assert!(stream.is_woken());
+        assert_eq!(stream.says(), [ResourceName::from("b")]);
     }
 }

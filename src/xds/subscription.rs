@@ -45,11 +45,26 @@ pub struct Changed {
     pub wildcard_dropped: bool,
 }
 
+impl Changed {
+    /// The part that says what is subscribed to, without what is asked for again; `None` if there is none.
+    pub(crate) fn of_names(&self) -> Option<Self> {
+        let Self { added, dropped, wildcard_added, wildcard_dropped, .. } = self;
+        let (wildcard_added, wildcard_dropped) = (*wildcard_added, *wildcard_dropped);
+        let any = !added.is_empty() || !dropped.is_empty() || wildcard_added || wildcard_dropped;
+        any.then(|| {
+            let (added, dropped) = (added.clone(), dropped.clone());
+            Self { added, dropped, wildcard_added, wildcard_dropped, ..Self::default() }
+        })
+    }
+}
+
 /// The wildcard and the names that one stream has subscribed to, of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {
     wildcard: bool,
     names: BTreeSet<ResourceName>,
+    /// Those of `names` that the client did not ask for: see [`Subscription::adopt`].
+    adopted: BTreeSet<ResourceName>,
     bytes: usize,
     /// A request of this type was seen.
     started: bool,
@@ -84,9 +99,11 @@ impl Subscription {
         for name in unsubscribe {
             if kind.has_wildcard() && name == WILDCARD {
                 changed.wildcard_dropped |= std::mem::take(&mut self.wildcard);
-            } else if let Some(name) = self.names.take(name.as_str()) {
-                self.bytes -= name.as_str().len();
-                changed.dropped.insert(name);
+                for name in std::mem::take(&mut self.adopted) {
+                    changed.dropped.extend(self.remove(name.as_str()));
+                }
+            } else {
+                changed.dropped.extend(self.remove(name));
             }
         }
         for name in subscribe {
@@ -100,6 +117,7 @@ impl Subscription {
                 self.insert(name.clone())?;
                 changed.added.insert(name.clone());
             }
+            self.adopted.remove(&name);
             changed.dropped.remove(&name);
             changed.asked.insert(name);
         }
@@ -148,6 +166,30 @@ impl Subscription {
         changed.wildcard_dropped = self.wildcard && !wildcard;
         self.wildcard = wildcard;
         Ok(changed)
+    }
+
+    /// Counts these as asked for, as far as there is room, until the client drops them or the wildcard with which it got
+    /// them. Returns those that were not asked for before.
+    pub(crate) fn adopt(&mut self, names: impl IntoIterator<Item = ResourceName>) -> BTreeSet<ResourceName> {
+        let mut added = BTreeSet::new();
+        for name in names {
+            if self.names.len() >= MAX_NAMES || self.bytes + name.as_str().len() > MAX_TOTAL_BYTES {
+                break;
+            }
+            if self.names.insert(name.clone()) {
+                self.bytes += name.as_str().len();
+                added.insert(name);
+            }
+        }
+        self.adopted.extend(added.iter().cloned());
+        added
+    }
+
+    fn remove(&mut self, name: &str) -> Option<ResourceName> {
+        let name = self.names.take(name)?;
+        self.adopted.remove(&name);
+        self.bytes -= name.as_str().len();
+        Some(name)
     }
 
     fn insert(&mut self, name: ResourceName) -> Result<(), SubscriptionError> {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::auth::{AuthError, Authenticator, ProxyIdentity, Secrets};
 use crate::mesh::{PodKey, ProxyId, ServiceAccountKey, SpiffeId, TrustDomain};
-use crate::snapshot::{Change, Fallback, Pushed, Resource, ResourceName, ResourceType, View};
+use crate::snapshot::{Change, Fallback, Hosts, Pushed, Resource, ResourceName, ResourceType, View};
 
 pub(crate) fn proxy() -> ProxyId {
     ProxyId(PodKey::new("shop", "web"))
@@ -21,7 +21,11 @@ pub(crate) fn identity(account: &str) -> SpiffeId {
 }
 
 pub(crate) fn resource(kind: ResourceType, name: &str, content: u8) -> Arc<Resource> {
-    Arc::new(Resource::new(kind, name, Bytes::from(vec![content]), None))
+    let resource = Resource::new(kind, name, Bytes::from(vec![content]), None);
+    Arc::new(match kind {
+        ResourceType::Cluster => resource.with_endpoints(name.into()),
+        _ => resource,
+    })
 }
 
 pub(crate) fn put(kind: ResourceType, name: &str, content: u8) -> Change {
@@ -50,6 +54,10 @@ pub(crate) struct Pods(pub(crate) u8);
 impl Fallback for Pods {
     fn cluster(&self, name: &ResourceName) -> Option<Arc<Resource>> {
         name.as_str().starts_with("pod").then(|| resource(ResourceType::Cluster, name.as_str(), self.0))
+    }
+
+    fn since(&self, _: &dyn Fallback) -> Hosts {
+        Hosts::All
     }
 }
 

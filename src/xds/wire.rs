@@ -1,15 +1,12 @@
-//! Encoded frames: a response becomes bytes once, and the gRPC codec passes bytes through.
+//! Encoded frames: a response becomes bytes once, in the form in which HTTP/2 sends them.
 //!
 //! The messages are Envoy's (`envoy.service.discovery.v3`), with the resources' contents as the shared bytes that
 //! they are in the snapshot instead of as vectors of their own.
 
-use std::marker::PhantomData;
-
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use super::requests::PREFIX;
 use super::session::{Protocol, Response};
 
 /// `google.protobuf.Any`.
@@ -57,10 +54,10 @@ struct DiscoveryResponse {
     nonce: String,
 }
 
-/// Encodes `response` as the message of `protocol`.
-pub fn encode(protocol: Protocol, response: Response) -> Bytes {
-    let type_url = response.type_url.into_owned();
-    let any = |body: &Bytes| Any { type_url: type_url.clone(), value: body.clone() };
+/// Encodes `response` as the message of `protocol`, in one piece with the prefix that gRPC puts before it.
+pub(crate) fn encode(protocol: Protocol, response: &Response) -> Bytes {
+    let type_url = &*response.type_url;
+    let any = |body: &Bytes| Any { type_url: type_url.to_owned(), value: body.clone() };
     match protocol {
         Protocol::Delta => {
             let resources = response.resources.iter().map(|resource| DeltaResource {
@@ -68,71 +65,30 @@ pub fn encode(protocol: Protocol, response: Response) -> Bytes {
                 resource: Some(any(&resource.body)),
                 name: resource.name.to_string(),
             });
-            let message = DeltaDiscoveryResponse {
+            framed(&DeltaDiscoveryResponse {
                 system_version_info: response.number.to_string(),
                 resources: resources.collect(),
-                nonce: response.nonce,
+                nonce: response.nonce.clone(),
                 removed_resources: response.removed.iter().map(|name| name.to_string()).collect(),
-                type_url: type_url.clone(),
-            };
-            message.encode_to_vec().into()
+                type_url: type_url.to_owned(),
+            })
         }
-        Protocol::StateOfTheWorld => {
-            let message = DiscoveryResponse {
-                version_info: response.number.to_string(),
-                resources: response.resources.iter().map(|resource| any(&resource.body)).collect(),
-                nonce: response.nonce,
-                type_url: type_url.clone(),
-            };
-            message.encode_to_vec().into()
-        }
+        Protocol::StateOfTheWorld => framed(&DiscoveryResponse {
+            version_info: response.number.to_string(),
+            resources: response.resources.iter().map(|resource| any(&resource.body)).collect(),
+            nonce: response.nonce.clone(),
+            type_url: type_url.to_owned(),
+        }),
     }
 }
 
-/// Decodes requests `R` and takes responses that are encoded already.
-pub(crate) struct FrameCodec<R>(PhantomData<R>);
-
-impl<R> Default for FrameCodec<R> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<R: Message + Default + Send + 'static> Codec for FrameCodec<R> {
-    type Encode = Bytes;
-    type Decode = R;
-    type Encoder = FrameEncoder;
-    type Decoder = RequestDecoder<R>;
-
-    fn encoder(&mut self) -> FrameEncoder {
-        FrameEncoder
-    }
-
-    fn decoder(&mut self) -> RequestDecoder<R> {
-        RequestDecoder(PhantomData)
-    }
-}
-
-pub(crate) struct FrameEncoder;
-
-impl Encoder for FrameEncoder {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(frame);
-        Ok(())
-    }
-}
-
-pub(crate) struct RequestDecoder<R>(PhantomData<R>);
-
-impl<R: Message + Default> Decoder for RequestDecoder<R> {
-    type Item = R;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
-        let invalid = |error| Status::invalid_argument(format!("the request is no discovery request: {error}"));
-        R::decode(buffer).map(Some).map_err(invalid)
-    }
+fn framed(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = Vec::with_capacity(PREFIX + length);
+    frame.push(0); // not compressed
+    // gRPC has no way to say more than 4 GiB: the client would end the stream.
+    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    // Fails only where there is no room, and a vector has it.
+    let _ = message.encode(&mut frame);
+    frame.into()
 }

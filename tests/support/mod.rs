@@ -76,7 +76,7 @@ pub(crate) fn translate(file: &Path) -> BTreeMap<(ResourceType, String), Arc<Res
     everything.services.extend(world.services().map(|service| service.key.clone()));
     everything.pods.extend(world.pods().map(|pod| pod.key.clone()));
     let mut resources = BTreeMap::new();
-    for change in Translator::default().translate(&world, &everything) {
+    for change in Translator::default().translate(&world, &everything).changes {
         match change {
             Change::Put(resource) => {
                 resources.insert((resource.kind, resource.name.to_string()), resource);

@@ -33,13 +33,15 @@ fn state_of_the_world_and_strangers() {
     let mesh = start("xds", "default");
     let mut checks = Checks::default();
     state_of_the_world(&mesh, &mut checks);
+    rule_41_what_was_asked_for_comes_back_unasked(&mesh, &mut checks);
+    rules_23_and_42_what_was_asked_for_is_asked_for_again(&mesh, &mut checks);
     strangers(&mesh, &mut checks);
     checks.end(mesh);
 }
 
 /// How a call ended and which version answered.
-fn see(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<String> {
-    let summary = mesh.calls(CLIENT, arguments)?;
+fn see(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let summary = mesh.calls(pod, arguments)?;
     Ok(summary.codes.into_keys().chain(summary.responders.into_keys()).collect::<Vec<_>>().join(" "))
 }
 
@@ -50,21 +52,25 @@ fn state_of_the_world(mesh: &Mesh, checks: &mut Checks) {
         let forms: Vec<_> = proxies.iter().map(|proxy| (proxy.pod.as_str(), proxy.delta)).collect();
         Ok((forms == [("client", false), ("server-v1", false), ("server-v2", true)], format!("{forms:?}")))
     });
-    checks.equal("a first HTTP call on demand", "200 server v1", see(mesh, &["http://server/"]));
-    checks.equal("a second Service on demand", "200 server v2", see(mesh, &["http://server-v2/"]));
-    checks.equal("HTTP/2", "200 server v1", see(mesh, &["--http2", "http://server/"]));
-    checks.equal("a first TCP call on demand", "ok server v1", see(mesh, &["tcp://server:7000"]));
+    checks.equal("a first HTTP call on demand", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
+    checks.equal("a second Service on demand", "200 server v2", see(mesh, CLIENT, &["http://server-v2/"]));
+    checks.equal("HTTP/2", "200 server v1", see(mesh, CLIENT, &["--http2", "http://server/"]));
+    checks.equal("a first TCP call on demand", "ok server v1", see(mesh, CLIENT, &["tcp://server:7000"]));
     let load = mesh.load(CLIENT, &["-c", "4", "--rate", "200", "http://server/"]).expect("a load");
     let shift =
         |text: String| text.replace("weight: 1", "weight: #0").replace("weight: 0", "weight: #1").replace('#', "");
     mesh.edit("split.yaml", shift).expect("the split the other way round");
-    checks.equal("endpoints change", "200 server v2", see(mesh, &["http://server/"]));
+    checks.equal("endpoints change", "200 server v2", see(mesh, CLIENT, &["http://server/"]));
     mesh.edit("target.yaml", |text| text.replace("name: http}]", "name: http, matches: [beta]}]")).expect("less");
-    checks.equal("the callee's rules change", "403", see(mesh, &["http://server-v1/alpha"]));
-    checks.equal("the callee's rules change, what is left", "200 server v1", see(mesh, &["http://server-v1/beta"]));
+    checks.equal("the callee's rules change", "403", see(mesh, CLIENT, &["http://server-v1/alpha"]));
+    checks.equal(
+        "the callee's rules change, what is left",
+        "200 server v1",
+        see(mesh, CLIENT, &["http://server-v1/beta"]),
+    );
     mesh.edit("target.yaml", |text| text.replace("name: http, matches: [beta]}]", "name: http}]")).expect("all");
     mesh.remove("split.yaml").expect("removed");
-    checks.equal("routes change", "200 server v1", see(mesh, &["http://server/"]));
+    checks.equal("routes change", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
     checks.holds("changes under load", "answered or denied, never lost", || {
         let summary = load.stop()?;
         let codes = Vec::from_iter(summary.codes.keys().map(String::as_str));
@@ -78,10 +84,63 @@ fn state_of_the_world(mesh: &Mesh, checks: &mut Checks) {
             let (back, behind) = (inspection.proxies()?.len(), inspection.convergence()?.behind);
             Ok(if (back, behind) == (3, 0) { Ok(()) } else { Err(format!("{back} back, {behind} behind")) })
         })?;
-        let known = see(mesh, &["http://server/"])?;
-        let new = see(mesh, &["tcp://server-v2:7000"])?;
+        let known = see(mesh, CLIENT, &["http://server/"])?;
+        let new = see(mesh, CLIENT, &["tcp://server-v2:7000"])?;
         Ok((known == "200 server v1" && new == "ok server v2", format!("{known}, {new}")))
     });
+}
+
+/// One sidecar of each form of the protocol.
+const FORMS: [(&str, &str); 2] = [("state of the world", CLIENT), ("delta", "app/server-v2")];
+const BACK: &str = "back.yaml";
+
+/// A Service that both may call.
+fn back(version: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: back, namespace: app}}\nspec:\n  clusterIP: 10.96.7.7\n  \
+         selector: {{version: {version}}}\n  ports: [{{name: http, port: 80, targetPort: 8080}}]\n---\n\
+         apiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\nmetadata: {{name: back, namespace: app}}\n\
+         spec:\n  destination: {{kind: ServiceAccount, name: server}}\n  sources:\n    \
+         - {{kind: ServiceAccount, name: server}}\n  rules: [{{kind: HTTPRouteGroup, name: http}}]\n"
+    )
+}
+
+/// Whether a sidecar has the cluster of the Service `back`.
+fn has_back(mesh: &Mesh, pod: &str) -> anyhow::Result<bool> {
+    Ok(mesh.admin(pod, "/config_dump?resource=dynamic_active_clusters")?.contains("app/back/80"))
+}
+
+/// A proxy does not ask again for a cluster that it once asked for and that was removed.
+fn rule_41_what_was_asked_for_comes_back_unasked(mesh: &Mesh, checks: &mut Checks) {
+    mesh.write(BACK, &back("v2")).expect("a Service");
+    for (form, pod) in FORMS {
+        let called = see(mesh, pod, &["http://back/"]);
+        checks.equal(&format!("rule 41, {form}: asked for"), "200 server v2", called);
+        checks.equal(&format!("rule 41, {form}: there"), "true", has_back(mesh, pod));
+    }
+    mesh.remove(BACK).expect("removed");
+    for (form, pod) in FORMS {
+        checks.equal(&format!("rule 41, {form}: removed"), "false", has_back(mesh, pod));
+    }
+    mesh.write(BACK, &back("v2")).expect("a Service");
+    for (form, pod) in FORMS {
+        checks.equal(&format!("rule 41, {form}: there again, without a call"), "true", has_back(mesh, pod));
+    }
+}
+
+/// What changed while the control plane was away reaches those who asked for it before; with the cluster, which
+/// believes another identity now, its endpoints.
+fn rules_23_and_42_what_was_asked_for_is_asked_for_again(mesh: &Mesh, checks: &mut Checks) {
+    mesh.client().kill_control_plane().expect("killed");
+    mesh.put(BACK, &back("v1")).expect("the Service changes");
+    mesh.client().start_control_plane(PATIENCE).expect("started");
+    for (form, pod) in FORMS {
+        let called = until("the other pod's answer", PATIENCE, || {
+            let answered = see(mesh, pod, &["http://back/"])?;
+            Ok(if answered == "200 server v1" { Ok(answered) } else { Err(answered) })
+        });
+        checks.equal(&format!("rules 23 and 42, {form}"), "200 server v1", called);
+    }
 }
 
 fn strangers(mesh: &Mesh, checks: &mut Checks) {

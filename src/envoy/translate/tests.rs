@@ -1,10 +1,12 @@
-use super::{
-    Addresses, BTreeMap, BTreeSet, Change, Dirty, IpAddr, ResourceType, Translator, TrustDomain, World, names,
-};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Change, Dirty, ResourceName, Translator, World, names};
 use crate::mesh::fixture::*;
 use crate::mesh::object::{Object, Pod as MeshPod, Protocol, Service};
 use crate::mesh::{Event, WorkloadKey};
-use crate::snapshot::Fallback as _;
+use crate::snapshot::{Fallback as _, Pushed};
 use crate::warm::{Moment, WarmSets};
 
 struct Mesh {
@@ -22,14 +24,17 @@ impl Mesh {
     /// The changes that an event leads to, each as a word and a name.
     fn change(&mut self, event: Event) -> Vec<String> {
         let dirty = self.world.apply(event);
+        // Without what names of endpoints say of identities.
+        let short =
+            |name: &crate::snapshot::ResourceName| name.as_str().split('@').next().unwrap_or_default().to_owned();
         let word = |change: Change| match change {
-            Change::Put(resource) => format!("put {:?} {}", resource.kind, resource.name),
-            Change::Remove(kind, name) => format!("remove {kind:?} {name}"),
+            Change::Put(resource) => format!("put {:?} {}", resource.kind, short(&resource.name)),
+            Change::Remove(kind, name) => format!("remove {kind:?} {}", short(&name)),
             Change::PutView(proxy, _) => format!("view {proxy}"),
             Change::RemoveView(proxy) => format!("no view {proxy}"),
             Change::Fallback(_) => "addresses".to_owned(),
         };
-        self.translator.translate(&self.world, &dirty).into_iter().map(word).collect()
+        self.translator.translate(&self.world, &dirty).changes.into_iter().map(word).collect()
     }
 
     fn apply(&mut self, object: Object) -> Vec<String> {
@@ -51,7 +56,13 @@ fn a_service_is_a_cluster_and_its_endpoints_and_a_pod_is_a_view() {
     assert_eq!(mesh.apply(Object::Service(cart())), ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80"]);
     assert_eq!(
         mesh.apply(Object::Pod(cart_pod())),
-        ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80", "view cart-1.shop", "addresses"]
+        [
+            "put Cluster 10.96.0.5:80",
+            "put Endpoints 10.96.0.5:80",
+            "remove Endpoints 10.96.0.5:80", // those of the cluster that believed nobody
+            "view cart-1.shop",
+            "addresses"
+        ]
     );
     assert_eq!(mesh.apply(Object::Pod(cart_pod())), Vec::<String>::new());
     assert_eq!(
@@ -70,15 +81,8 @@ fn a_change_of_weights_is_a_change_of_endpoints_only() {
         mesh.apply(Object::Pod(pod(&format!("shop/{name}-1"), &ip.replace("10.96", "10.244"))));
     }
     mesh.apply(Object::TrafficSplit(split("shop/s", "root", &[("v1", 90), ("v2", 10)])));
-    let versions = |mesh: &Mesh| {
-        let plan = &mesh.translator.services[&service_key("shop/root")].plan;
-        mesh.translator.service_resources(plan).into_iter().map(|r| (r.kind, r.version)).collect::<BTreeMap<_, _>>()
-    };
-    let before = versions(&mesh);
-    mesh.apply(Object::TrafficSplit(split("shop/s", "root", &[("v1", 50), ("v2", 50)])));
-    let after = versions(&mesh);
-    assert_eq!(before[&ResourceType::Cluster], after[&ResourceType::Cluster]);
-    assert_ne!(before[&ResourceType::Endpoints], after[&ResourceType::Endpoints]);
+    let changes = mesh.apply(Object::TrafficSplit(split("shop/s", "root", &[("v1", 50), ("v2", 50)])));
+    assert_eq!(changes, ["put Endpoints 10.96.0.4:80"]);
 }
 
 #[test]
@@ -98,8 +102,8 @@ fn pods_of_equal_plans_have_equal_listeners_and_equal_plans_equal_bytes() {
         }
         mesh.apply(Object::Pod(cart_pod()));
         mesh.apply(Object::Pod(pod("shop/cart-2", "10.244.0.3")));
-        let of = |key: &str| mesh.translator.pods[&pod_key(key)].inbound.as_ref().expect("meshed").own[1].body.clone();
-        assert_eq!(of("shop/cart-1"), of("shop/cart-2"));
+        let of = |key: &str| mesh.translator.pods.view(&pod_key(key)).expect("meshed").own[1].body.clone();
+        assert_eq!(of("shop/cart-1").as_ptr(), of("shop/cart-2").as_ptr(), "kept once");
         of("shop/cart-1")
     };
     assert!((0..20).map(|_| listener()).collect::<BTreeSet<_>>().len() == 1);
@@ -109,11 +113,7 @@ fn pods_of_equal_plans_have_equal_listeners_and_equal_plans_equal_bytes() {
 fn an_address_is_a_pod_or_unknown_or_outside() {
     let mut mesh = Mesh::new();
     mesh.apply(Object::Pod(cart_pod()));
-    let addresses = Addresses {
-        pods: mesh.translator.addresses.clone(),
-        ranges: mesh.translator.ranges.clone(),
-        trust_domain: TrustDomain::default(),
-    };
+    let addresses = mesh.translator.addresses();
     let origin =
         |name: &str| addresses.cluster(&name.into()).map(|cluster| cluster.origin.as_ref().map(ToString::to_string));
     assert_eq!(origin("10.244.0.2:9999"), Some(Some("Pod shop/cart-1".to_owned())));
@@ -128,7 +128,7 @@ fn an_address_that_moves_to_another_pod_stays_when_the_first_goes() {
     mesh.apply(Object::Pod(cart_pod()));
     mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.2")));
     mesh.change(Event::Delete(Object::Pod(cart_pod()).object_ref()));
-    let address = mesh.translator.addresses.get(&IpAddr::from([10, 244, 0, 2]));
+    let address = mesh.translator.pods.addresses().get(&IpAddr::from([10, 244, 0, 2]));
     assert_eq!(address.map(|address| address.key.clone()), Some(pod_key("shop/web-1")));
 }
 
@@ -139,20 +139,71 @@ fn a_port_number_that_is_declared_both_ways_is_tcp_only_where_it_says_so() {
     let outbound = "put Listener outbound".to_owned();
     assert!(mesh.apply(tcp("shop/db", "10.96.0.7", 5432)).contains(&outbound));
     assert!(!mesh.apply(tcp("shop/db2", "10.96.0.8", 5432)).contains(&outbound), "nothing new for the listener");
-    assert_eq!(mesh.translator.tcp_ports.everywhere, BTreeSet::from([5432]));
+    assert_eq!(mesh.translator.ports.tcp().everywhere, BTreeSet::from([5432]));
     mesh.apply(Object::Service(service("shop/web").ip("10.96.0.9").http(5432)));
-    assert_eq!(mesh.translator.tcp_ports.everywhere, BTreeSet::new());
-    assert_eq!(mesh.translator.tcp_ports.at[&5432].len(), 2);
+    assert_eq!(mesh.translator.ports.tcp().everywhere, BTreeSet::new());
+    assert_eq!(mesh.translator.ports.tcp().at[&5432].len(), 2);
     let told: Vec<_> = mesh.translator.diagnostics().into_iter().filter_map(|finding| finding.object).collect();
     assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Service shop/db", "Service shop/db2"]);
 }
 
+#[test]
+fn an_address_that_passes_to_another_service_in_one_step_stays_in_the_table() {
+    for (old, new) in [("shop/a", "shop/b"), ("shop/b", "shop/a")] {
+        let mut mesh = Mesh::new();
+        let old = Object::Service(service(old).ip("10.96.0.5").http(80));
+        mesh.apply(old.clone());
+        let mut dirty = mesh.world.apply(Event::Delete(old.object_ref()));
+        dirty.merge(mesh.world.apply(Event::Apply(Object::Service(service(new).ip("10.96.0.5").http(80)))));
+        let changes = mesh.translator.translate(&mesh.world, &dirty).changes;
+        assert!(!changes.is_empty() && changes.iter().all(|change| matches!(change, Change::Put(_))), "{changes:?}");
+    }
+}
+
+#[test]
+fn of_two_services_with_one_address_the_first_counts_whichever_came_first() {
+    let claim = |key: &str| Object::Service(service(key).ip("10.96.0.5").http(80));
+    let mut mesh = Mesh::new();
+    mesh.apply(claim("shop/b"));
+    assert_eq!(mesh.apply(claim("shop/a")), ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80"]);
+    assert_eq!(mesh.change(Event::Delete(claim("shop/b").object_ref())), Vec::<String>::new());
+    mesh.apply(claim("shop/b"));
+    assert_eq!(
+        mesh.change(Event::Delete(claim("shop/a").object_ref())),
+        ["put Cluster 10.96.0.5:80", "put Endpoints 10.96.0.5:80"]
+    );
+}
+
+#[test]
+fn a_finding_is_told_once_however_many_pods_have_it_and_again_when_it_comes_back() {
+    let mut mesh = Mesh::new();
+    mesh.apply(enforcing());
+    let dangling = || Object::TrafficTarget(target("shop/t", "cart", &["shop/web"], vec![http_rule("g")]));
+    let mut told = |event| {
+        let dirty = mesh.world.apply(event);
+        mesh.translator.translate(&mesh.world, &dirty).findings.len()
+    };
+    assert_eq!(told(Event::Apply(Object::Pod(cart_pod()))), 0);
+    assert_eq!(told(Event::Apply(Object::Pod(pod("shop/cart-2", "10.244.0.3")))), 0);
+    assert_eq!(told(Event::Apply(dangling())), 1);
+    assert_eq!(told(Event::Apply(Object::Pod(pod("shop/cart-3", "10.244.0.4")))), 0);
+    assert_eq!(told(Event::Delete(Object::Pod(cart_pod()).object_ref())), 0);
+    assert_eq!(told(Event::Apply(Object::HttpRouteGroup(route_group("shop/g", &["/"])))), 0);
+    assert_eq!(told(Event::Delete(Object::HttpRouteGroup(route_group("shop/g", &["/"])).object_ref())), 1);
+    assert_eq!(mesh.translator.diagnostics().len(), 1);
+}
+
+fn warm_set(mesh: &Mesh, pod: &str) -> Arc<BTreeSet<ResourceName>> {
+    match &mesh.translator.pods.view(&pod_key(pod)).expect("a sidecar").pushed {
+        Pushed::Only(names) => names.clone(),
+        Pushed::All => panic!("on demand"),
+    }
+}
+
 /// The clusters in a pod's wildcard, but those that every pod has.
 fn pushed(mesh: &Mesh, pod: &str) -> Vec<String> {
-    let view = &mesh.translator.pods[&pod_key(pod)].inbound.as_ref().expect("a sidecar").view;
-    let crate::snapshot::Pushed::Only(names) = &view.pushed else { panic!("on demand") };
     let everyones = [names::PASSTHROUGH, names::INBOUND];
-    names.iter().map(|name| name.to_string()).filter(|name| !everyones.contains(&name.as_str())).collect()
+    warm_set(mesh, pod).iter().map(|name| name.to_string()).filter(|name| !everyones.contains(&name.as_str())).collect()
 }
 
 fn learned(calls: &[(&str, &str)]) -> WarmSets {
@@ -191,12 +242,7 @@ fn pods_of_a_workload_share_what_they_are_given() {
     mesh.translator.learned(learned(&[("web", "cart.shop:80")]));
     mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.3")));
     mesh.apply(Object::Pod(pod("shop/web-2", "10.244.0.4")));
-    let names = |pod: &str| match &mesh.translator.pods[&pod_key(pod)].inbound.as_ref().expect("a sidecar").view.pushed
-    {
-        crate::snapshot::Pushed::Only(names) => names.clone(),
-        crate::snapshot::Pushed::All => panic!("on demand"),
-    };
-    assert!(std::sync::Arc::ptr_eq(&names("shop/web-1"), &names("shop/web-2")));
+    assert!(Arc::ptr_eq(&warm_set(&mesh, "shop/web-1"), &warm_set(&mesh, "shop/web-2")));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::inspect::proto::{
 use crate::inspect::{Edge, How, Origin, Used, metrics};
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, WorkloadKey};
 use crate::snapshot::{Resource, ResourceType};
-use crate::xds::status::{ProxyStatus, Refusal, Totals, TypeStatus};
+use crate::xds::status::{Delivery as Delivered, HeldBackStatus, ProxyStatus, Refusal, Totals, TypeStatus};
 
 struct Fixture;
 
@@ -47,6 +47,14 @@ impl Proxies for Fixture {
             (ResourceType::Cluster, Totals { sent: 2, resources_sent: 5, acknowledged: 1, refused: 0 }),
             (ResourceType::Listener, Totals { sent: 1, refused: 1, ..Totals::default() }),
         ])
+    }
+
+    fn deliveries(&self) -> Vec<Delivered> {
+        Vec::new()
+    }
+
+    fn held_back(&self) -> Vec<HeldBackStatus> {
+        Vec::new()
     }
 }
 

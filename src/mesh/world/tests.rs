@@ -91,6 +91,59 @@ fn an_upstream_that_appears_touches_the_pods_that_declare_it() {
     assert_eq!(dirty.pods, BTreeSet::from([pod_key("shop/web-1")]));
 }
 
+/// How many index entries are looked at to find the Services of a pod, and the pods of a Service.
+fn looked_at(size: usize, labels: [(&str, bool); 2]) -> (usize, usize) {
+    let mut world = World::default();
+    let of = |number: usize| {
+        let value = |own: bool| if own { format!("app-{number}") } else { "mesh".to_owned() };
+        labels.map(|(name, own)| (name.to_owned(), value(own)))
+    };
+    for number in 0..size {
+        let mut selecting = service(&format!("shop/app-{number}")).http(80);
+        selecting.selector = of(number).into();
+        let mut selected = pod(&format!("shop/app{number}-1"), "10.244.0.2");
+        selected.labels = of(number).into();
+        apply(&mut world, Object::Pod(selected));
+        apply(&mut world, Object::Service(selecting));
+    }
+    let (service, pod) = (&world.services[&service_key("shop/app-7")], &world.pods[&pod_key("shop/app7-1")]);
+    assert_eq!(world.services_of_pod(pod).map(|found| &found.key).collect::<Vec<_>>(), [&service.key]);
+    assert_eq!(world.selected_by(service).map(|found| &found.key).collect::<Vec<_>>(), [&pod.key]);
+    (world.index.selection.services_for(pod).count(), world.index.selection.pods_for(service).count())
+}
+
+#[test]
+fn what_a_selector_fits_is_found_among_few_even_if_all_have_a_label_in_common() {
+    for labels in [[("app", true), ("part-of", false)], [("instance", false), ("name", true)]] {
+        assert_eq!(looked_at(2_000, labels), looked_at(20, labels), "{labels:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_goes_touches_its_own_pod_only() {
+    let mut world = World::default();
+    let pods: Vec<_> = (0..100).map(|n| pod(&format!("shop/cart-{n}"), &format!("10.244.0.{n}"))).collect();
+    let pods: Vec<_> = pods.iter().collect();
+    apply(&mut world, Object::Service(service("shop/cart").http(80)));
+    let dirty = apply(&mut world, Object::EndpointSlice(slice("shop/s", "cart", &[(80, 8080)], &pods)));
+    assert_eq!(dirty.pods.len(), 100);
+    let dirty = apply(&mut world, Object::EndpointSlice(slice("shop/s", "cart", &[(80, 8080)], &pods[1..])));
+    assert_eq!(dirty.pods, BTreeSet::from([pod_key("shop/cart-0")]));
+    assert_eq!(world.services_of_pod(pods[0]).count(), 0);
+    assert_eq!(world.services_of_pod(pods[1]).count(), 1);
+}
+
+#[test]
+fn what_is_a_pods_own_affair_touches_no_service() {
+    let mut world = World::default();
+    apply(&mut world, Object::Service(service("shop/cart").http(80).selects("app", "cart")));
+    let mut cart = pod("shop/cart-1", "10.244.0.2");
+    apply(&mut world, Object::Pod(cart.clone()));
+    cart.upstreams.insert(upstream("db.shop"));
+    let dirty = apply(&mut world, Object::Pod(cart));
+    assert_eq!((dirty.services.len(), dirty.pods.len()), (0, 1));
+}
+
 /// A small mesh whose objects refer to one another in every way there is.
 fn objects() -> Vec<Object> {
     let pods = [pod("shop/a-1", "10.244.0.2"), pod("shop/a-2", "10.244.0.3"), pod("shop/b-1", "10.244.0.4")];

@@ -1,6 +1,6 @@
 use super::{Backend, ServicePlan};
 use crate::mesh::fixture::*;
-use crate::mesh::object::{Object, Protocol};
+use crate::mesh::object::{Object, Protocol, TargetPort};
 use crate::mesh::{Event, World};
 
 /// A world of Services `root`, `v1` and `v2` in namespace shop, with one pod behind each.
@@ -134,4 +134,21 @@ fn endpoints_that_are_not_ready_or_are_leaving_get_nothing() {
     let plan = super::service(&world, &service_key("shop/x")).expect("a plan");
     assert_eq!(backends(&plan.ports[0].backends), ["x 1 10.244.1.1:8080"]);
     assert_eq!(plan.ports[0].backends[0].endpoints[0].identity, None, "no such pod is known, so no sidecar is");
+}
+
+#[test]
+fn a_port_is_served_while_the_slices_do_not_know_its_new_name() {
+    let x = pod("shop/x-1", "10.244.1.1");
+    let known = Object::EndpointSlice(slice("shop/x", "x", &[(80, 8080)], &[&x]));
+    let mut renamed = service("shop/x").ip("10.96.0.9").http(80);
+    renamed.ports[0].name = "web".to_owned();
+    let mut world = world([Object::Service(renamed.clone()), known, Object::Pod(x)]);
+    let served = |world: &World| {
+        let plan = super::service(world, &service_key("shop/x")).expect("a plan");
+        backends(&plan.ports[0].backends)
+    };
+    assert_eq!(served(&world), ["x 1 10.244.1.1:8080"]);
+    renamed.ports[0].target = TargetPort::Name("nowhere".to_owned());
+    world.apply(Event::Apply(Object::Service(renamed)));
+    assert_eq!(served(&world), ["x 1 "], "the pod has no such port");
 }

@@ -168,7 +168,9 @@ impl Catalog {
 
     /// The known files below a directory.
     pub(crate) fn below<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a Path> {
-        self.files.keys().map(|path| path.as_path()).filter(move |path| path.starts_with(directory))
+        // Paths are ordered by their parts, so what is below a directory stands right behind it.
+        let from = self.files.range::<PathBuf, _>(directory.to_owned()..);
+        from.map(|(path, _)| path.as_path()).take_while(move |path| path.starts_with(directory))
     }
 
     fn read(

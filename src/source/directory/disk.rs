@@ -1,6 +1,6 @@
 //! The file system's side of the directory source: finding, watching and reading files, none of which can hang.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +26,7 @@ pub(super) struct Disk {
     watched: BTreeSet<PathBuf>,
     /// What each file looked like when it was last read, so that a rescan need not open it again: each opening is an
     /// event of inotify, and a rescan that opens everything could overflow its queue once more.
-    stamps: HashMap<PathBuf, Stamp>,
+    stamps: BTreeMap<PathBuf, Stamp>,
 }
 
 /// A file's identity and last change.
@@ -51,7 +51,7 @@ impl Disk {
 
     /// A tree that is only read.
     pub(super) fn unwatched() -> Self {
-        Self { root: PathBuf::new(), watcher: None, watched: BTreeSet::new(), stamps: HashMap::new() }
+        Self { root: PathBuf::new(), watcher: None, watched: BTreeSet::new(), stamps: BTreeMap::new() }
     }
 
     /// Directories are watched one by one: a new one is watched before it is listed, so that no file is missed.
@@ -74,7 +74,8 @@ impl Disk {
     }
 
     fn unwatch(&mut self, directory: &Path) {
-        let below: Vec<_> = self.watched.iter().filter(|path| path.starts_with(directory)).cloned().collect();
+        let from = self.watched.range(directory.to_owned()..);
+        let below: Vec<_> = from.take_while(|path| path.starts_with(directory)).cloned().collect();
         for path in below {
             self.watched.remove(&path);
             if let Some(watcher) = &mut self.watcher {
@@ -142,8 +143,10 @@ impl Disk {
                         _ => Content::Gone,
                     };
                     self.unwatch(&path);
-                    self.stamps.retain(|known, _| !known.starts_with(&path));
-                    files.extend(catalog.below(&path).map(|file| (file.to_owned(), content.clone())));
+                    for file in catalog.below(&path) {
+                        self.stamps.remove(file);
+                        files.push((file.to_owned(), content.clone()));
+                    }
                 }
             }
         }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::Protocol;
 use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::xds::rollout::RefusedResource;
 use crate::xds::status::Totals;
 use crate::xds::subscription::{Changed, Subscription};
 
@@ -44,13 +45,24 @@ pub(super) struct Exception {
     /// It was refused together with others: it is sent once more, alone, to learn which one it was (rule 34).
     pub(super) alone: bool,
     /// It is gone from the snapshot, and removed when the routes are acknowledged, or at this time (rule 28).
-    pub(super) leaving: Option<Instant>,
+    pub(super) leaving: Option<Leaving>,
+}
+
+/// A removal that waits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Leaving {
+    /// The number of the snapshot that it is gone from.
+    pub(super) number: u64,
+    /// When it waits no longer.
+    pub(super) until: Instant,
 }
 
 /// A response that is neither acknowledged nor refused.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) nonce: String,
+    /// The number of the snapshot that it brings the client to.
+    pub(super) number: u64,
     pub(super) at: Instant,
     pub(super) items: Vec<Item>,
     pub(super) removed: Vec<ResourceName>,
@@ -59,8 +71,7 @@ pub(super) struct Sent {
 /// A resource in a response.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
-    pub(super) name: ResourceName,
-    pub(super) version: Version,
+    pub(super) resource: Arc<Resource>,
     /// What the client had before.
     pub(super) had: Option<Holding>,
 }
@@ -89,9 +100,6 @@ pub(super) struct Held {
     /// Whether a response states everything, so that absence deletes (rule 10).
     pub(super) complete: bool,
     pub(super) subscription: Subscription,
-    /// Clusters that an earlier stream was pushed and this one's wildcard does not contain: they stay while they exist,
-    /// since connections use them. Another control plane may know less of what its workload calls.
-    pub(super) adopted: BTreeSet<ResourceName>,
     pub(super) base: Option<Arc<Snapshot>>,
     pub(super) exceptions: BTreeMap<ResourceName, Exception>,
     /// Names that are answered even if nothing changed (rules 12, 16, 18, 23, 31).
@@ -119,7 +127,6 @@ impl Held {
             kind,
             complete: protocol == Protocol::StateOfTheWorld && kind.has_wildcard(),
             subscription: Subscription::default(),
-            adopted: BTreeSet::new(),
             base: None,
             exceptions: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -158,7 +165,8 @@ impl Held {
             }
             self.base = None;
             // What is on its way is kept by a client that wants everything when it comes.
-            self.due.extend(self.outstanding.iter().flat_map(|sent| &sent.items).map(|item| item.name.clone()));
+            self.due
+                .extend(self.outstanding.iter().flat_map(|sent| &sent.items).map(|item| item.resource.name.clone()));
         } else if changed.wildcard_asked {
             // Asked for again, and so answered as names are (rule 16).
             self.due.extend(self.base.iter().flat_map(|base| base.wildcard(proxy, self.kind)));
@@ -205,22 +213,20 @@ impl Held {
     /// What the client is to have under this name, by `snapshot`.
     pub(super) fn wanted(&self, proxy: &ProxyId, snapshot: &Snapshot, name: &ResourceName) -> Option<Arc<Resource>> {
         let named = self.subscription.names().contains(name);
-        let adopted = || self.adopted.contains(name) && snapshot.intern(self.kind, name.as_str()).is_some();
-        let in_wildcard = || snapshot.in_wildcard(proxy, self.kind, name) || adopted();
-        let wanted = named || self.subscription.wildcard() && in_wildcard();
+        let wanted = named || self.subscription.wildcard() && snapshot.in_wildcard(proxy, self.kind, name);
         wanted.then(|| snapshot.get(proxy, self.kind, name)).flatten()
     }
 
-    /// Before the first comparison: what the client has, exists, and would lose only because `snapshot` does not push it.
-    pub(super) fn adopt(&mut self, proxy: &ProxyId, snapshot: &Snapshot) {
-        if self.kind != ResourceType::Cluster || self.base.is_some() || !self.subscription.wildcard() {
-            return;
+    /// Before the first comparison: what an earlier stream was pushed, exists, and is not in this one's wildcard counts
+    /// as asked for, since connections use it. Another control plane may know less of what its workload calls.
+    pub(super) fn adopt(&mut self, proxy: &ProxyId, snapshot: &Snapshot) -> BTreeSet<ResourceName> {
+        if self.base.is_some() || !self.subscription.wildcard() {
+            return BTreeSet::new();
         }
         let claimed = self.exceptions.iter().filter(|(_, exception)| exception.has.is_some()).map(|(name, _)| name);
         let exists = claimed.filter_map(|name| snapshot.intern(self.kind, name.as_str()));
-        let named = self.subscription.names();
-        let left_out = |name: &&ResourceName| !named.contains(*name) && !snapshot.in_wildcard(proxy, self.kind, name);
-        self.adopted.extend(exists.filter(left_out).cloned());
+        let left_out = exists.filter(|name| !snapshot.in_wildcard(proxy, self.kind, name));
+        self.subscription.adopt(left_out.cloned())
     }
 
     /// Notes what the client has now and whether it had anything before; no exception is kept where the base says the
@@ -262,8 +268,16 @@ impl Held {
 
     /// The client answers the response `nonce`: it took it, or refused it with the words of `error` (rule 8). An
     /// unknown nonce says nothing.
-    pub(super) fn answered(&mut self, proxy: &ProxyId, nonce: &str, error: Option<&str>, now: Instant) {
-        let Some(position) = self.outstanding.iter().position(|sent| sent.nonce == nonce) else { return };
+    ///
+    /// Returns the resource that is known to be the bad one.
+    pub(super) fn answered(
+        &mut self,
+        proxy: &ProxyId,
+        nonce: &str,
+        error: Option<&str>,
+        now: Instant,
+    ) -> Option<RefusedResource> {
+        let position = self.outstanding.iter().position(|sent| sent.nonce == nonce)?;
         let mut answered: Vec<Sent> = self.outstanding.drain(..=position).collect();
         // The next of those to be tried alone may have waited for this answer.
         self.touched |= error.is_some() || self.exceptions.values().any(|exception| exception.alone);
@@ -273,16 +287,16 @@ impl Held {
             if self.exceptions.values().all(|e| e.refused.is_none() && !e.alone) {
                 self.counters.refusal = None;
             }
-            return;
+            return None;
         };
         self.counters.totals.acknowledged += answered.len() as u64 - 1;
         self.counters.totals.refused += 1;
-        let Some(refused) = answered.pop() else { return };
+        let refused = answered.pop()?;
         let named = refused.items.iter().take(MAX_REFUSAL_NAMES);
         self.counters.refusal = Some(Refused {
             at: now,
             message: message.chars().take(MAX_REFUSAL_TEXT).collect(),
-            resources: named.map(|item| (item.name.clone(), item.version)).collect(),
+            resources: named.map(|item| (item.resource.name.clone(), item.resource.version)).collect(),
         });
         if self.complete {
             // Nor need anything else of it have been applied, such as a removal: what is good is stated once more, if no
@@ -296,7 +310,26 @@ impl Held {
             let again: Vec<_> = refused.removed.into_iter().filter(again).collect();
             self.due.extend(again);
         }
+        let bad = match &refused.items[..] {
+            [item] => Some(RefusedResource {
+                resource: item.resource.clone(),
+                good: item.had.as_ref().and_then(|had| had.content.clone()),
+                had: item.had.is_some(),
+                message: message.chars().take(MAX_REFUSAL_TEXT).collect(),
+            }),
+            _ => None,
+        };
         self.hold_back(proxy, refused.items);
+        bad
+    }
+
+    /// The number of the snapshot up to which the client has answered everything of this type.
+    pub(super) fn answered_up_to(&self) -> Option<u64> {
+        let sent = self.outstanding.front().map(|sent| sent.number);
+        let leaving = self.exceptions.values().filter_map(|exception| Some(exception.leaving?.number));
+        let missing = sent.into_iter().chain(leaving).min();
+        let base = self.base.as_ref()?.number();
+        Some(missing.map_or(base, |missing| base.min(missing.saturating_sub(1))))
     }
 
     /// A single resource that was refused is not sent again; several are tried one by one (rule 34).
@@ -304,15 +337,20 @@ impl Held {
         let single = items.len() == 1;
         for item in items {
             let mut replaced = false;
-            for later in self.outstanding.iter_mut().flat_map(|sent| &mut sent.items).filter(|l| l.name == item.name) {
+            for later in self
+                .outstanding
+                .iter_mut()
+                .flat_map(|sent| &mut sent.items)
+                .filter(|l| l.resource.name == item.resource.name)
+            {
                 replaced = true;
                 // What was refused now is not what the client falls back to if the later one is refused too.
-                if later.had.as_ref().is_some_and(|had| had.version == Some(item.version)) {
+                if later.had.as_ref().is_some_and(|had| had.version == Some(item.resource.version)) {
                     later.had = item.had.clone();
                 }
             }
-            let current = self.has(proxy, &item.name).and_then(|has| has.version);
-            if replaced || current != Some(item.version) {
+            let current = self.has(proxy, &item.resource.name).and_then(|has| has.version);
+            if replaced || current != Some(item.resource.version) {
                 continue; // or it is no longer asked for
             }
             let had = match single {
@@ -322,8 +360,9 @@ impl Held {
             if had.is_none() {
                 self.count = self.count.saturating_sub(1);
             }
-            let refused = single.then_some(item.version);
-            self.exceptions.insert(item.name, Exception { has: had, refused, alone: !single, leaving: None });
+            let refused = single.then_some(item.resource.version);
+            self.exceptions
+                .insert(item.resource.name.clone(), Exception { has: had, refused, alone: !single, leaving: None });
         }
     }
 }

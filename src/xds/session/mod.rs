@@ -8,8 +8,7 @@
 //! Nothing is queued: `poll` is called when the stream can be written and compares what the client has with the newest
 //! snapshot. The rules that are named in comments are those of the xDS rule book; each is a test of that name.
 //!
-//! An EDS cluster's endpoints have the cluster's own name: so the session knows which endpoints to send behind a
-//! cluster without reading the cluster.
+//! A cluster's resource names its endpoints: so the session knows which to send behind it without reading it.
 
 mod held;
 mod render;
@@ -23,8 +22,10 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 
 use self::held::Held;
 use super::auth::Secrets;
+use super::interest::Key;
+use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
-use super::subscription::{self, SubscriptionError};
+use super::subscription::{self, Changed, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 
@@ -99,11 +100,17 @@ pub struct Session {
     patience: Patience,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
-    /// Clusters sent before the first request for endpoints, whose endpoints are sent whatever versions that request
-    /// claims (rule 23).
+    /// Endpoints of clusters that were sent before the first request for endpoints: they are sent whatever versions
+    /// that request claims (rule 23).
     owed: BTreeSet<ResourceName>,
+    /// Clusters that the client waits for by name, whose endpoints follow before it asks for them.
+    ahead: Vec<Arc<Resource>>,
     unknown: VecDeque<Response>,
     unknown_count: u64,
+    /// What the subscriptions changed, for the index of who subscribes to what.
+    changes: Vec<(ResourceType, Changed)>,
+    /// What was refused alone, for the rollout.
+    refused: Vec<RefusedResource>,
 }
 
 impl Session {
@@ -124,14 +131,18 @@ impl Session {
             snapshot: None,
             types: BTreeMap::new(),
             owed: BTreeSet::new(),
+            ahead: Vec::new(),
             unknown: VecDeque::new(),
             unknown_count: 0,
+            changes: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
     /// A newer snapshot is there.
     pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = Some(snapshot);
+        self.adopt();
     }
 
     /// Some identity's secrets changed.
@@ -159,13 +170,17 @@ impl Session {
             held.claim(versions.map(|(name, version)| (name.into(), Version::parse(&version))));
         }
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
-        held.answered(&self.proxy, &request.response_nonce, error, now);
+        self.refused.extend(held.answered(&self.proxy, &request.response_nonce, error, now));
         let intern = intern(self.snapshot.as_deref(), kind);
         let (subscribe, unsubscribe) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
         let changed = held.subscription.delta(kind, subscribe, unsubscribe, intern)?;
         held.answer |= first && changed.wildcard_asked;
+        self.changes.extend(changed.of_names().map(|changed| (kind, changed)));
         held.subscribed(&self.proxy, changed, first);
         self.pay_endpoints(kind, first);
+        if first {
+            self.adopt();
+        }
         Ok(())
     }
 
@@ -180,7 +195,7 @@ impl Session {
         let first = !self.types.contains_key(&kind);
         let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
-        held.answered(&self.proxy, &request.response_nonce, error, now);
+        self.refused.extend(held.answered(&self.proxy, &request.response_nonce, error, now));
         // Rules 6 and 7: a first request may carry the nonce of an earlier stream; a later one that is not about the
         // newest response is not answered, since the same names will come again with the newest nonce. They count all
         // the same: a name that is dropped and added again meanwhile would else be taken for one that the client has.
@@ -190,6 +205,7 @@ impl Session {
         let changed = held.subscription.state_of_the_world(kind, &request.resource_names, intern)?;
         let different = changed != Default::default();
         held.answer |= first || kind.has_wildcard() && different;
+        self.changes.extend(changed.of_names().map(|changed| (kind, changed)));
         held.subscribed(&self.proxy, changed, first);
         held.touched = if stale { touched } else { held.touched || held.answer || !held.due.is_empty() };
         self.pay_endpoints(kind, first);
@@ -215,13 +231,19 @@ impl Session {
             if let Some(response) = self.render(kind, &snapshot, now) {
                 return Some(response);
             }
+            if kind == ResourceType::Endpoints
+                && let Some(response) = self.send_ahead(&snapshot, now)
+            {
+                return Some(response);
+            }
         }
         self.remove(&snapshot, now)
     }
 
     /// When `poll` is to be called again although nothing happened.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let leaving = self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| e.leaving);
+        let leaving =
+            self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| Some(e.leaving?.until));
         leaving.chain(self.warming_until()).filter(|at| *at > now).min()
     }
 
@@ -235,6 +257,50 @@ impl Session {
                 && held.exceptions.values().all(|e| e.leaving.is_none())
         };
         (!snapshot.knows(&self.proxy) || self.types.values().all(quiet)).then(|| snapshot.number())
+    }
+
+    /// The number of the snapshot up to which the client has answered everything; `None` before it was sent anything
+    /// of some type that it subscribes to. It grows although newer responses are on their way.
+    pub fn answered(&self) -> Option<u64> {
+        let snapshot = self.snapshot.as_ref()?;
+        if !snapshot.knows(&self.proxy) {
+            return Some(snapshot.number());
+        }
+        self.types.values().map(Held::answered_up_to).min().unwrap_or(Some(snapshot.number()))
+    }
+
+    /// Nothing in `newest` concerns this stream: it holds no older snapshot for it, if it has nothing else to do.
+    pub(crate) fn skip_to(&mut self, newest: &Arc<Snapshot>) {
+        let held = self.snapshot.as_ref().filter(|held| held.number() < newest.number());
+        if held.is_none_or(|held| !held.knows(&self.proxy) || self.settled() != Some(held.number())) {
+            return;
+        }
+        self.types.values_mut().for_each(|held| held.base = held.base.as_ref().map(|_| newest.clone()));
+        self.snapshot = Some(newest.clone());
+    }
+
+    /// What the subscriptions changed since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> Vec<(ResourceType, Changed)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether there is something to take.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// What the client refused, and is known to be the bad one, since this was asked last.
+    pub(crate) fn take_refused(&mut self) -> Vec<RefusedResource> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Every name that the stream subscribes to.
+    pub(crate) fn names(&self) -> Vec<Key> {
+        let names = |(kind, held): (&ResourceType, &Held)| {
+            let kind = *kind;
+            held.subscription.names().iter().map(move |name| Key { kind, name: name.clone() }).collect::<Vec<_>>()
+        };
+        self.types.iter().flat_map(names).collect()
     }
 
     /// What the inspection API shows. `when` tells the wall clock's time of an instant.
@@ -262,7 +328,7 @@ impl Session {
     /// The clusters that the proxy asked for by name on this stream, or had before and kept.
     pub(crate) fn asked_clusters(&self) -> BTreeSet<ResourceName> {
         let held = self.types.get(&ResourceType::Cluster);
-        held.map(|held| held.subscription.names() | &held.adopted).unwrap_or_default()
+        held.map(|held| held.subscription.names().clone()).unwrap_or_default()
     }
 
     /// What was said and heard on this stream so far.
@@ -276,26 +342,71 @@ impl Session {
         sent.filter(|sent| !sent.items.is_empty()).map(|sent| sent.at + self.patience.warming).max()
     }
 
+    /// Clusters that the client has from an earlier stream and would lose count as asked for (see [`Held::adopt`]).
+    fn adopt(&mut self) {
+        let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.knows(&self.proxy)) else { return };
+        let Some(held) = self.types.get_mut(&ResourceType::Cluster) else { return };
+        let added = held.adopt(&self.proxy, snapshot);
+        if !added.is_empty() {
+            self.changes.push((ResourceType::Cluster, Changed { added, ..Changed::default() }));
+        }
+    }
+
     /// The first request for endpoints: those of clusters that this stream has sent are due in any case (rule 23).
     fn pay_endpoints(&mut self, kind: ResourceType, first: bool) {
         if kind != ResourceType::Endpoints || !first {
             return;
         }
         let owed = std::mem::take(&mut self.owed);
-        self.endpoints_due(owed);
+        if let Some(held) = self.types.get_mut(&kind) {
+            let names = held.subscription.names();
+            held.due.extend(owed.into_iter().filter(|name| names.contains(name)));
+        }
     }
 
     /// A cluster that was sent waits for its endpoints, even if they did not change (rules 14, 23, 31).
-    fn endpoints_due(&mut self, clusters: impl IntoIterator<Item = ResourceName>) {
-        match self.types.get_mut(&ResourceType::Endpoints) {
-            None => self.owed.extend(clusters),
-            Some(held) => {
-                let names = held.subscription.names();
-                let due: Vec<_> = clusters.into_iter().filter(|name| names.contains(name)).collect();
-                held.touched |= !due.is_empty();
-                held.due.extend(due);
+    fn endpoints_due(&mut self, clusters: Vec<Arc<Resource>>) {
+        let Some(held) = self.types.get_mut(&ResourceType::Endpoints) else {
+            self.owed.extend(clusters.iter().filter_map(|cluster| cluster.endpoints.clone()));
+            return;
+        };
+        let mut unasked = Vec::new();
+        for cluster in clusters {
+            match &cluster.endpoints {
+                Some(name) if held.subscription.names().contains(name) => {
+                    held.touched = true;
+                    held.due.insert(name.clone());
+                }
+                Some(_) => unasked.push(cluster),
+                None => {}
             }
         }
+        if self.protocol == Protocol::Delta {
+            unasked.retain(|cluster| self.subscribes(ResourceType::Cluster, &cluster.name));
+            self.ahead.extend(unasked);
+        }
+    }
+
+    /// Whether this name of the type is subscribed to by name.
+    fn subscribes(&self, kind: ResourceType, name: &ResourceName) -> bool {
+        self.types.get(&kind).is_some_and(|held| held.subscription.names().contains(name))
+    }
+
+    /// A request waits for a cluster that is asked for by name. Envoy takes endpoints as soon as it has their cluster,
+    /// so they follow the cluster at once, which spares that request one way to here and back. Envoy asks for them all
+    /// the same and is answered (rule 16), so nothing is noted but the response.
+    fn send_ahead(&mut self, snapshot: &Arc<Snapshot>, now: Instant) -> Option<Response> {
+        let ahead = std::mem::take(&mut self.ahead);
+        let waited_for = |cluster: Arc<Resource>| {
+            let name = cluster.endpoints.as_ref().filter(|_| self.subscribes(ResourceType::Cluster, &cluster.name))?;
+            let ahead = !self.subscribes(ResourceType::Endpoints, name);
+            ahead.then(|| snapshot.get(&self.proxy, ResourceType::Endpoints, name)).flatten()
+        };
+        let endpoints: Vec<_> = ahead.into_iter().filter_map(waited_for).collect();
+        if endpoints.is_empty() {
+            return None;
+        }
+        self.respond(ResourceType::Endpoints, snapshot, endpoints, Vec::new(), Vec::new(), now)
     }
 
     /// Rule 38: a type that is not served has no resources, which is said so that the client does not wait.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::held::{Exception, Held, Holding, Item, Sent};
+use super::held::{Exception, Held, Holding, Item, Leaving, Sent};
 use super::{MAX_OUTSTANDING, Protocol, Response, Session};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot};
 
@@ -37,8 +37,6 @@ impl Session {
         if !held.dirty(snapshot) || held.outstanding.len() >= MAX_OUTSTANDING {
             return None;
         }
-        self.types.get_mut(&kind)?.adopt(&self.proxy, snapshot);
-        let held = self.types.get(&kind)?;
         let mut plan = self.compare(kind, held, snapshot);
         let complete = held.complete;
         let delta = self.protocol == Protocol::Delta;
@@ -53,7 +51,7 @@ impl Session {
         let mut items = Vec::with_capacity(plan.puts.len());
         for (resource, had) in &plan.puts {
             held.settle(&self.proxy, &resource.name, Some(Holding::of(resource)), had.is_some());
-            items.push(Item { name: resource.name.clone(), version: resource.version, had: had.clone() });
+            items.push(Item { resource: resource.clone(), had: had.clone() });
         }
         for (name, had) in &plan.kept {
             held.settle(&self.proxy, name, had.clone(), had.is_some());
@@ -63,7 +61,8 @@ impl Session {
         }
         for (name, has) in plan.leaving {
             let since = held.exceptions.get(&name).and_then(|exception| exception.leaving);
-            let leaving = since.or(Some(now + self.patience.removal));
+            let leaving = Leaving { number: snapshot.number(), until: now + self.patience.removal };
+            let leaving = since.or(Some(leaving));
             held.exceptions.insert(name, Exception { has, leaving, ..Exception::default() });
         }
         let removed: Vec<_> = plan.removed.into_iter().map(|(name, _)| name).chain(plan.nothing_good).collect();
@@ -76,7 +75,7 @@ impl Session {
             resources = self.everything(kind, snapshot);
         }
         if kind == ResourceType::Cluster {
-            self.endpoints_due(items.iter().map(|item| item.name.clone()).collect::<Vec<_>>());
+            self.endpoints_due(items.iter().map(|item| item.resource.clone()).collect());
         }
         self.respond(kind, snapshot, resources, removed, items, now)
     }
@@ -88,10 +87,14 @@ impl Session {
                 Some(held) => held.acknowledged(snapshot),
                 None => kind == ResourceType::Route, // a listener may have its routes inside
             });
+        // Until a changed cluster is warm, the one in use goes on with endpoints that may have left with the change.
+        let warming = self.warming_until().is_some_and(|until| now < until);
         for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+            let unused = unused && !(warming && kind == ResourceType::Endpoints);
             let Some(held) = self.types.get_mut(&kind) else { continue };
             let complete = held.complete;
-            let due = held.exceptions.iter().filter(|(_, e)| e.leaving.is_some_and(|at| unused || at <= now));
+            let due =
+                held.exceptions.iter().filter(|(_, e)| e.leaving.is_some_and(|leaving| unused || leaving.until <= now));
             let removed: Vec<_> = due.map(|(name, _)| name.clone()).collect();
             if removed.is_empty() || held.outstanding.len() >= MAX_OUTSTANDING {
                 continue;
@@ -167,7 +170,7 @@ impl Session {
         if held.subscription.wildcard() {
             names.extend(snapshot.wildcard(&self.proxy, kind));
         }
-        names.extend(held.exceptions.keys().chain(&held.adopted).cloned());
+        names.extend(held.exceptions.keys().cloned());
         names.iter().filter_map(|name| held.has(&self.proxy, name)?.content).collect()
     }
 
@@ -180,7 +183,7 @@ impl Session {
         }
     }
 
-    fn respond(
+    pub(super) fn respond(
         &mut self,
         kind: ResourceType,
         snapshot: &Snapshot,
@@ -193,7 +196,7 @@ impl Session {
         if held.complete {
             // It states what is on its way already once more, and may be refused for it.
             for earlier in held.outstanding.iter().rev().flat_map(|sent| &sent.items) {
-                if !items.iter().any(|item| item.name == earlier.name) {
+                if !items.iter().any(|item| item.resource.name == earlier.resource.name) {
                     items.push(earlier.clone());
                 }
             }
@@ -202,8 +205,9 @@ impl Session {
         held.counters.totals.sent += 1;
         held.counters.totals.resources_sent += resources.len() as u64;
         held.counters.last_sent = Some(now);
-        held.outstanding.push_back(Sent { nonce: nonce.clone(), at: now, items, removed: removed.clone() });
+        let number = snapshot.number();
+        held.outstanding.push_back(Sent { nonce: nonce.clone(), number, at: now, items, removed: removed.clone() });
         let removed = if self.protocol == Protocol::Delta { removed } else { Vec::new() };
-        Some(Response { type_url: kind.type_url().into(), nonce, number: snapshot.number(), resources, removed })
+        Some(Response { type_url: kind.type_url().into(), nonce, number, resources, removed })
     }
 }

@@ -154,7 +154,7 @@ fn on_demand_discovery_beside_the_wildcard() {
     s.ack(Endpoints);
     s.ack(Cluster);
     s.subscribe(Cluster, &["10.96.0.5:80"], &[]);
-    assert_eq!(s.says(), ["Cluster 10.96.0.5:801"]);
+    assert_eq!(s.says(), ["Cluster 10.96.0.5:801", "Endpoints 10.96.0.5:801"], "a request waits: both at once");
     s.subscribe(Endpoints, &["10.96.0.5:80"], &[]);
     assert_eq!(s.says(), ["Endpoints 10.96.0.5:801"]);
     s.ack(Endpoints);

@@ -99,3 +99,31 @@ fn rule_28_endpoints_that_come_back_are_left_alone_before_their_removal_and_sent
     s.ack(Route);
     assert_eq!(s.says(), QUIET);
 }
+
+#[test]
+fn rule_31_the_endpoints_of_a_cluster_in_use_stay_until_the_one_that_replaces_it_is_warm() {
+    let with = |content, endpoints: &str| {
+        let cluster = (*resource(Cluster, "a", content)).clone();
+        Change::Put(Arc::new(cluster.with_endpoints(endpoints.into())))
+    };
+    let mut s = Script::delta([eager(), with(1, "a@1"), put(Endpoints, "a@1", 1)]);
+    s.subscribe(Cluster, &[], &[]);
+    s.subscribe(Listener, &[], &[]);
+    assert_eq!(s.says(), ["Cluster a1"]);
+    s.subscribe(Endpoints, &["a@1"], &[]);
+    assert_eq!(s.says(), ["Endpoints a@11"]);
+    s.ack(Endpoints);
+    s.ack(Cluster);
+    assert_eq!(s.says(), ["Listener"]);
+    s.ack(Listener);
+    s.publish([with(2, "a@2"), put(Endpoints, "a@2", 2), gone(Endpoints, "a@1")]);
+    assert_eq!(s.says(), ["Cluster a2"]);
+    s.subscribe(Endpoints, &["a@2"], &[]);
+    assert_eq!(s.says(), ["Endpoints a@22"], "the old ones are still in use");
+    s.ack(Endpoints);
+    assert_eq!(s.says(), QUIET);
+    s.ack(Cluster);
+    s.subscribe(Endpoints, &[], &["a@1"]);
+    assert_eq!(s.says(), QUIET, "the client has let go of them itself");
+    assert_eq!(s.session.settled(), Some(s.snapshot.number()));
+}
