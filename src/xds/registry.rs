@@ -424,7 +424,7 @@ impl Registration {
             let key = Key { kind: refused.resource.kind, name: refused.resource.name.clone() };
             let accepted = state.ledger.accepted(&key, self.slot, &state.interest.of(&key));
             let resource = refused.resource.clone();
-            let held = state.rollout.refused(self.slot, &self.proxy, refused, accepted, &state.interest, busy, now);
+            let held = state.rollout.refused(self.slot, refused, accepted, &state.interest, busy, now);
             if held {
                 tracing::error!(proxy = %self.proxy, ?resource, "refused, and so held back from all proxies");
             }

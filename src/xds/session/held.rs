@@ -312,6 +312,7 @@ impl Held {
         }
         let bad = match &refused.items[..] {
             [item] => Some(RefusedResource {
+                by: proxy.clone(),
                 resource: item.resource.clone(),
                 good: item.had.as_ref().and_then(|had| had.content.clone()),
                 had: item.had.is_some(),
