@@ -12,7 +12,7 @@ mod table;
 mod view;
 
 pub use resource::{Resource, ResourceName, ResourceType, Version};
-pub use table::Snapshot;
+pub use table::{Seen, Snapshot};
 pub use view::{Change, Fallback, Hosts, Pushed, View};
 
 #[cfg(test)]

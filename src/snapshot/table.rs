@@ -67,6 +67,9 @@ impl Snapshot {
         let mut changes = Vec::new();
         for kind in ResourceType::ALL {
             let (Some(old), Some(new)) = (base.table(kind), self.table(kind)) else { continue };
+            if old.ptr_eq(new) {
+                continue;
+            }
             changes.extend(old.diff(new).map(|item| match item {
                 DiffItem::Add(_, resource) | DiffItem::Update { new: (_, resource), .. } => {
                     Change::Put(resource.clone())
@@ -130,16 +133,14 @@ impl Snapshot {
         }
     }
 
-    /// What `proxy` gets when it asks for `name`: its own resource if it has one of that name, else the shared one,
-    /// else (clusters only) what the fallback makes of the name. Nothing for a proxy without a view.
+    /// What `proxy` gets when it asks for `name`; see [`Seen::get`]. Nothing for a proxy without a view.
     pub fn get(&self, proxy: &ProxyId, kind: ResourceType, name: &ResourceName) -> Option<Arc<Resource>> {
-        let view = self.views.get(proxy)?;
-        let own = view.own.iter().find(|own| own.kind == kind && own.name == *name);
-        let made = || match kind {
-            ResourceType::Cluster => self.fallback.as_ref()?.cluster(name),
-            _ => None,
-        };
-        own.or_else(|| self.table(kind)?.get(name)).cloned().or_else(made)
+        self.seen_by(proxy)?.get(kind, name)
+    }
+
+    /// The snapshot as `proxy` sees it; `None` for a proxy without a view.
+    pub fn seen_by(&self, proxy: &ProxyId) -> Option<Seen<'_>> {
+        Some(Seen { snapshot: self, view: self.views.get(proxy)? })
     }
 
     /// Whether `proxy` is known. One that is not is answered nothing, which is not the same as an empty table.
@@ -182,7 +183,9 @@ impl Snapshot {
         asked: impl IntoIterator<Item = &'a ResourceName>,
     ) -> BTreeSet<ResourceName> {
         let mut names = BTreeSet::new();
-        if let (Some(old), Some(new)) = (base.table(kind), self.table(kind)) {
+        if let (Some(old), Some(new)) = (base.table(kind), self.table(kind))
+            && !old.ptr_eq(new)
+        {
             names.extend(old.diff(new).map(|item| match item {
                 DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
                 DiffItem::Update { new: (name, _), .. } => name.clone(),
@@ -244,6 +247,39 @@ impl Snapshot {
             ResourceType::Route => Some(&mut self.routes),
             ResourceType::Secret => None,
         }
+    }
+}
+
+/// A snapshot as one proxy sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    snapshot: &'a Snapshot,
+    view: &'a View,
+}
+
+impl Seen<'_> {
+    /// The resource of this name: the proxy's own if it has one, else the shared one, else (clusters only) what the
+    /// fallback makes of the name.
+    pub fn get(&self, kind: ResourceType, name: &ResourceName) -> Option<Arc<Resource>> {
+        let own = self.view.own.iter().find(|own| own.kind == kind && own.name == *name);
+        let made = || match kind {
+            ResourceType::Cluster => self.snapshot.fallback.as_ref()?.cluster(name),
+            _ => None,
+        };
+        own.or_else(|| self.snapshot.table(kind)?.get(name)).cloned().or_else(made)
+    }
+
+    /// Every resource in the proxy's wildcard.
+    pub fn wildcard(&self, kind: ResourceType) -> Vec<Arc<Resource>> {
+        let own = || self.view.own.iter().filter(|own| own.kind == kind);
+        let shadowed = |resource: &Arc<Resource>| own().any(|own| own.name == resource.name);
+        let shared: Vec<_> = match (kind, &self.view.pushed) {
+            (ResourceType::Cluster, Pushed::Only(names)) => {
+                names.iter().filter_map(|name| self.get(kind, name)).collect()
+            }
+            _ => self.snapshot.table(kind).into_iter().flat_map(|table| table.values().cloned()).collect(),
+        };
+        own().cloned().chain(shared.into_iter().filter(|resource| !shadowed(resource))).collect()
     }
 }
 

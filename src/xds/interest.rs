@@ -68,7 +68,7 @@ impl Interest {
         for name in &changed.dropped {
             self.forget(Key { kind, name: name.clone() }, slot);
         }
-        for name in &changed.added {
+        for name in changed.added.iter() {
             self.named.entry(Key { kind, name: name.clone() }).or_default().insert(slot);
             if kind == ResourceType::Cluster {
                 self.hosts.entry(host(name).to_owned()).or_default().insert(name.clone());

@@ -26,17 +26,20 @@ impl Learn for Nobody {
 
 /// The clusters of which these changes of a stream's subscriptions say that they are used.
 pub(crate) fn used(changes: &[(ResourceType, Changed)]) -> Vec<ResourceName> {
-    let clusters = changes.iter().filter(|(kind, _)| *kind == ResourceType::Cluster).map(|(_, changed)| &changed.added);
+    let clusters =
+        changes.iter().filter(|(kind, _)| *kind == ResourceType::Cluster).map(|(_, changed)| &*changed.added);
     clusters.filter(|added| added.len() <= MAX_NAMES).flatten().take(MAX_NAMES).cloned().collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn added(kind: ResourceType, count: usize) -> (ResourceType, Changed) {
-        let added = (0..count).map(|n| ResourceName::from(n.to_string().as_str())).collect();
-        (kind, Changed { added, ..Changed::default() })
+        let added = (0..count).map(|n| ResourceName::from(n.to_string())).collect();
+        (kind, Changed { added: Arc::new(added), ..Changed::default() })
     }
 
     #[test]

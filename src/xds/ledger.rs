@@ -54,6 +54,8 @@ pub(crate) struct Ledger {
     owed: HashMap<Slot, VecDeque<u64>>,
     /// The streams in `owed`.
     owing: RoaringBitmap,
+    /// How many streams owe each revision first.
+    first: BTreeMap<u64, usize>,
     records: HashMap<Key, Record>,
 }
 
@@ -75,8 +77,12 @@ pub(crate) struct Publication {
 impl Ledger {
     /// A stream begins: it owes an answer to all there is.
     pub(crate) fn entered(&mut self, slot: Slot, revision: u64) {
-        self.owed.entry(slot).or_default().push_back(revision);
         self.owing.insert(slot);
+        let owed = self.owed.entry(slot).or_default();
+        owed.push_back(revision);
+        if owed.len() == 1 {
+            *self.first.entry(revision).or_default() += 1;
+        }
     }
 
     /// Enters a publication.
@@ -107,14 +113,19 @@ impl Ledger {
     pub(crate) fn answered(&mut self, slot: Slot, revision: u64, now: Instant) -> Vec<Duration> {
         let mut times = Vec::new();
         let Some(owed) = self.owed.get_mut(&slot) else { return times };
-        let mut answered = Vec::new();
+        let (mut answered, before) = (Vec::new(), owed.front().copied());
         while let Some(first) = owed.front().copied().filter(|first| *first <= revision) {
             owed.pop_front();
             answered.push(first);
         }
-        if owed.is_empty() {
+        let after = owed.front().copied();
+        if after.is_none() {
             self.owed.remove(&slot);
             self.owing.remove(slot);
+        }
+        if before != after {
+            before.into_iter().for_each(|before| forget(&mut self.first, before));
+            after.into_iter().for_each(|after| *self.first.entry(after).or_default() += 1);
         }
         for number in answered {
             times.extend(self.settle(slot, number, now));
@@ -143,7 +154,7 @@ impl Ledger {
 
     /// The oldest revision that some stream has not answered.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.owed.values().filter_map(|owed| owed.front()).min().copied()
+        self.first.keys().next().copied()
     }
 
     /// The records, with the streams that have yet to answer.
@@ -160,6 +171,9 @@ impl Ledger {
         let owed = self.owed.entry(slot).or_default();
         if owed.len() < PATIENCE {
             owed.push_back(revision);
+            if owed.len() == 1 {
+                *self.first.entry(revision).or_default() += 1;
+            }
             return true;
         }
         // It has caught up when it has answered the newest.
@@ -185,6 +199,15 @@ impl Ledger {
             }
         }
         open.whole.then_some(took)
+    }
+}
+
+fn forget(first: &mut BTreeMap<u64, usize>, revision: u64) {
+    if let Some(count) = first.get_mut(&revision) {
+        *count -= 1;
+        if *count == 0 {
+            first.remove(&revision);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod frames;
 mod interest;
 pub mod learn;
 mod ledger;
+mod name_pool;
 pub mod registry;
 pub mod requests;
 mod rollout;

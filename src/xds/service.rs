@@ -63,6 +63,7 @@ impl Server {
             registry,
             learn: Arc::new(Nobody),
             patience: Patience::default(),
+            names: Arc::default(),
             shutdown,
             frames: Arc::default(),
             admission: Arc::new(Admission::new(&limits)),

@@ -24,6 +24,7 @@ use super::admission::{Admission, Limits, Place};
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
 use super::frames::Frames;
 use super::learn::{self, Learn};
+use super::name_pool::NamePool;
 use super::registry::{Registration, Registry, lock};
 use super::requests::Requests;
 use super::session::{Patience, Protocol, RequestError, Session};
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) learn: Arc<dyn Learn>,
     pub(crate) patience: Patience,
+    pub(crate) names: Arc<NamePool>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) frames: Arc<Frames>,
     pub(crate) admission: Arc<Admission>,
@@ -108,6 +110,7 @@ pub(crate) async fn serve<R: Request + Message + Default>(
     };
     let secrets = shared.secrets.clone();
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
+    let session = session.sharing(shared.names.clone());
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
     let ended = run(&shared, &session, registration, &place, first, requests, responses).await;

@@ -5,6 +5,7 @@
 //! holds.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::snapshot::{ResourceName, ResourceType};
 
@@ -28,15 +29,41 @@ pub enum SubscriptionError {
     TooManyNames,
 }
 
+/// Names of resources, in order.
+pub type Names = BTreeSet<ResourceName>;
+
+/// Where the text of names is shared.
+pub trait Intern {
+    /// The name, sharing its text with whoever has it already.
+    fn name(&self, name: &str) -> ResourceName;
+
+    /// All of these names, if another stream subscribes to the same.
+    fn known(&self, _: &[String]) -> Option<Arc<Names>> {
+        None
+    }
+
+    /// The same names, shared with the other streams that subscribe to them.
+    fn share(&self, names: Arc<Names>) -> Arc<Names> {
+        names
+    }
+}
+
+/// Shares nothing but what the function says.
+impl<F: Fn(&str) -> ResourceName> Intern for F {
+    fn name(&self, name: &str) -> ResourceName {
+        self(name)
+    }
+}
+
 /// What a request changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changed {
     /// Names that the request asks for, which are to be answered whether or not they changed (rules 12 and 16).
-    pub asked: BTreeSet<ResourceName>,
+    pub asked: Arc<Names>,
     /// Those of `asked` that were not subscribed to by name before.
-    pub added: BTreeSet<ResourceName>,
+    pub added: Arc<Names>,
     /// Names that it no longer asks for.
-    pub dropped: BTreeSet<ResourceName>,
+    pub dropped: Names,
     /// It asks for everything.
     pub wildcard_asked: bool,
     /// It did not ask for everything before.
@@ -62,9 +89,9 @@ impl Changed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {
     wildcard: bool,
-    names: BTreeSet<ResourceName>,
+    names: Arc<Names>,
     /// Those of `names` that the client did not ask for: see [`Subscription::adopt`].
-    adopted: BTreeSet<ResourceName>,
+    adopted: Names,
     bytes: usize,
     /// A request of this type was seen.
     started: bool,
@@ -79,23 +106,33 @@ impl Subscription {
     }
 
     /// The names subscribed to one by one.
-    pub fn names(&self) -> &BTreeSet<ResourceName> {
+    pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// Applies a request of the incremental protocol. `intern` gives a name as the table holds it.
+    /// Applies a request of the incremental protocol.
     pub fn delta(
         &mut self,
         kind: ResourceType,
         subscribe: &[String],
         unsubscribe: &[String],
-        intern: impl Fn(&str) -> ResourceName,
+        intern: impl Intern,
     ) -> Result<Changed, SubscriptionError> {
         check(subscribe.iter().chain(unsubscribe))?;
         let mut changed = Changed::default();
         // Rule 25: a first request without names means everything; names that come later add to it (rule 26).
         let implicit = !self.started && subscribe.is_empty() && kind.has_wildcard();
         self.started = true;
+        // The first request of a proxy in a mesh that pushes everything: a thousand names, the same from every proxy.
+        if self.names.is_empty()
+            && unsubscribe.is_empty()
+            && let Some(names) = intern.known(subscribe)
+        {
+            self.bytes = names.iter().map(|name| name.as_str().len()).sum();
+            (changed.asked, changed.added) = (names.clone(), names.clone());
+            self.names = names;
+            return Ok(changed);
+        }
         for name in unsubscribe {
             if kind.has_wildcard() && name == WILDCARD {
                 changed.wildcard_dropped |= std::mem::take(&mut self.wildcard);
@@ -106,21 +143,26 @@ impl Subscription {
                 changed.dropped.extend(self.remove(name));
             }
         }
+        let (mut asked, mut added) = (Names::new(), Names::new());
         for name in subscribe {
             if kind.has_wildcard() && name == WILDCARD {
                 changed.wildcard_asked = true;
                 continue;
             }
             let known = self.names.get(name.as_str()).cloned();
-            let name = known.clone().unwrap_or_else(|| intern(name));
+            let name = known.clone().unwrap_or_else(|| intern.name(name));
             if known.is_none() {
                 self.insert(name.clone())?;
-                changed.added.insert(name.clone());
+                added.insert(name.clone());
             }
             self.adopted.remove(&name);
             changed.dropped.remove(&name);
-            changed.asked.insert(name);
+            asked.insert(name);
         }
+        if !added.is_empty() || !changed.dropped.is_empty() {
+            self.names = intern.share(std::mem::take(&mut self.names));
+        }
+        (changed.asked, changed.added) = (Arc::new(asked), Arc::new(added));
         if implicit || changed.wildcard_asked {
             changed.wildcard_asked = true;
             changed.wildcard_added = !std::mem::replace(&mut self.wildcard, true);
@@ -134,7 +176,7 @@ impl Subscription {
         &mut self,
         kind: ResourceType,
         names: &[String],
-        intern: impl Fn(&str) -> ResourceName,
+        intern: impl Intern,
     ) -> Result<Changed, SubscriptionError> {
         check(names)?;
         let mut changed = Changed::default();
@@ -148,18 +190,21 @@ impl Subscription {
         if !same {
             let old = std::mem::take(&mut self.names);
             self.bytes = 0;
+            let mut added = Names::new();
             for name in names.iter().filter(is_name) {
                 let known = old.get(name.as_str()).cloned();
-                let name = known.clone().unwrap_or_else(|| intern(name));
+                let name = known.clone().unwrap_or_else(|| intern.name(name));
                 if known.is_none() {
-                    changed.added.insert(name.clone());
+                    added.insert(name.clone());
                 }
                 if !self.names.contains(&name) {
                     self.insert(name)?;
                 }
             }
             changed.dropped = old.difference(&self.names).cloned().collect();
+            changed.added = Arc::new(added);
             changed.asked = changed.added.clone();
+            self.names = intern.share(std::mem::take(&mut self.names));
         }
         changed.wildcard_added = wildcard && !self.wildcard;
         changed.wildcard_asked = changed.wildcard_added;
@@ -170,14 +215,15 @@ impl Subscription {
 
     /// Counts these as asked for, as far as there is room, until the client drops them or the wildcard with which it got
     /// them. Returns those that were not asked for before.
-    pub(crate) fn adopt(&mut self, names: impl IntoIterator<Item = ResourceName>) -> BTreeSet<ResourceName> {
-        let mut added = BTreeSet::new();
+    pub(crate) fn adopt(&mut self, names: impl IntoIterator<Item = ResourceName>) -> Names {
+        let mut added = Names::new();
         for name in names {
             if self.names.len() >= MAX_NAMES || self.bytes + name.as_str().len() > MAX_TOTAL_BYTES {
                 break;
             }
-            if self.names.insert(name.clone()) {
+            if !self.names.contains(&name) {
                 self.bytes += name.as_str().len();
+                Arc::make_mut(&mut self.names).insert(name.clone());
                 added.insert(name);
             }
         }
@@ -186,7 +232,10 @@ impl Subscription {
     }
 
     fn remove(&mut self, name: &str) -> Option<ResourceName> {
-        let name = self.names.take(name)?;
+        if !self.names.contains(name) {
+            return None; // the set may be shared: it is copied only to be changed
+        }
+        let name = Arc::make_mut(&mut self.names).take(name)?;
         self.adopted.remove(&name);
         self.bytes -= name.as_str().len();
         Some(name)
@@ -194,7 +243,7 @@ impl Subscription {
 
     fn insert(&mut self, name: ResourceName) -> Result<(), SubscriptionError> {
         self.bytes += name.as_str().len();
-        self.names.insert(name);
+        Arc::make_mut(&mut self.names).insert(name);
         match self.names.len() > MAX_NAMES || self.bytes > MAX_TOTAL_BYTES {
             true => Err(SubscriptionError::TooManyNames),
             false => Ok(()),
@@ -228,11 +277,11 @@ mod tests {
     }
 
     fn delta(subscription: &mut Subscription, kind: ResourceType, add: &[&str], drop: &[&str]) -> Changed {
-        subscription.delta(kind, &strings(add), &strings(drop), |name| name.into()).expect("within the limits")
+        subscription.delta(kind, &strings(add), &strings(drop), |name: &str| name.into()).expect("within the limits")
     }
 
     fn sotw(subscription: &mut Subscription, kind: ResourceType, names: &[&str]) -> Changed {
-        subscription.state_of_the_world(kind, &strings(names), |name| name.into()).expect("within the limits")
+        subscription.state_of_the_world(kind, &strings(names), |name: &str| name.into()).expect("within the limits")
     }
 
     #[test]
@@ -250,7 +299,7 @@ mod tests {
         let (mut a, mut b) = (Subscription::default(), Subscription::default());
         delta(&mut a, ResourceType::Cluster, &[], &[]);
         let changed = delta(&mut a, ResourceType::Cluster, &["10.96.0.5:80"], &[]);
-        assert_eq!((changed.added, changed.wildcard_dropped), (set(&["10.96.0.5:80"]), false));
+        assert_eq!(((*changed.added).clone(), changed.wildcard_dropped), (set(&["10.96.0.5:80"]), false));
         assert!(a.wildcard());
         sotw(&mut b, ResourceType::Cluster, &[]);
         assert!(sotw(&mut b, ResourceType::Cluster, &["a"]).wildcard_dropped);
@@ -288,10 +337,10 @@ mod tests {
     fn names_beyond_the_limits_are_refused() {
         let mut a = Subscription::default();
         let long = ["x".repeat(MAX_NAME_BYTES + 1)];
-        let error = a.delta(ResourceType::Route, &long, &[], |name| name.into()).expect_err("too long");
+        let error = a.delta(ResourceType::Route, &long, &[], |name: &str| name.into()).expect_err("too long");
         assert_eq!(error, SubscriptionError::NameTooLong(MAX_NAME_BYTES + 1));
         let many: Vec<_> = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
-        let error = a.delta(ResourceType::Route, &many, &[], |name| name.into()).expect_err("too many");
+        let error = a.delta(ResourceType::Route, &many, &[], |name: &str| name.into()).expect_err("too many");
         assert_eq!(error, SubscriptionError::TooManyNames);
     }
 }

@@ -90,7 +90,7 @@ impl Running {
     }
 
     async fn begin(&self, service: usize, serial: usize, expected: usize) -> anyhow::Result<ChangeId> {
-        let name = self.fleet.catalog().name(&self.server.endpoints(service));
+        let name = self.fleet.catalog().endpoints_of(&self.server.destination(service));
         let id = self.fleet.begin_change(name, expected);
         self.server.change(service, serial).await?;
         Ok(id)
@@ -260,7 +260,7 @@ async fn replace_pods(running: &Running, time: Duration, first: usize) -> anyhow
     while start.elapsed() < time {
         ticks.tick().await;
         let service = serial * 7 % services;
-        let name = running.fleet.catalog().name(&running.server.endpoints(service));
+        let name = running.fleet.catalog().endpoints_of(&running.server.destination(service));
         changes.push(running.fleet.begin_change(name, running.fleet.holders(name)));
         running.server.replace_pod(service, serial).await?;
         serial += 1;
@@ -318,7 +318,7 @@ async fn on_demand_change(kind: Kind, programs: &Programs, size: Size, changes: 
     let running = Running::start(kind, programs, size).await?;
     use_destinations(&running).await?;
     let holders = |service: usize| {
-        let name = running.fleet.catalog().name(&running.server.endpoints(service));
+        let name = running.fleet.catalog().endpoints_of(&running.server.destination(service));
         running.fleet.holders(name)
     };
     let (mut times, mut cpu, mut bytes, mut acknowledged) = (Vec::new(), Duration::ZERO, 0, 0);

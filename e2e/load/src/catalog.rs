@@ -74,6 +74,14 @@ impl Catalog {
         self.0.write().unwrap_or_else(PoisonError::into_inner).name(text)
     }
 
+    /// The id of the endpoints of a cluster, which Weft names after it: `10.96.0.5:80@3f2a9c1e`. Of several, those that
+    /// were seen last.
+    pub fn endpoints_of(&self, cluster: &str) -> NameId {
+        let of_it = |text: &Arc<str>| text.strip_prefix(cluster).is_some_and(|rest| rest.starts_with('@'));
+        let last = self.read().names.iter().rposition(of_it);
+        last.map_or_else(|| self.name(cluster), |id| NameId(id as u32))
+    }
+
     /// A name's text.
     pub fn text(&self, name: NameId) -> Arc<str> {
         self.read().names[name.0 as usize].clone()

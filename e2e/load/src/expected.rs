@@ -53,7 +53,7 @@ fn translate(mesh: &MeshDirectory) -> anyhow::Result<Snapshot> {
             _ => {}
         }
     }
-    Ok(Snapshot::empty().with(Translator::default().translate(&world, &dirty)))
+    Ok(Snapshot::empty().with(Translator::default().translate(&world, &dirty).changes))
 }
 
 fn against_snapshot(sidecar: &Sidecar, snapshot: &Snapshot, catalog: &Catalog) -> anyhow::Result<usize> {
@@ -104,7 +104,7 @@ fn against_sidecar(fleet: &Fleet, member: usize, fresh: &Fleet) -> anyhow::Resul
     Ok(compared)
 }
 
-/// The names of some Services' endpoints.
+/// The names of some Services' clusters.
 pub fn names(server: &Server, fleet: &Fleet, services: impl IntoIterator<Item = usize>) -> Vec<NameId> {
-    services.into_iter().map(|service| fleet.catalog().name(&server.endpoints(service))).collect()
+    services.into_iter().map(|service| fleet.catalog().name(&server.destination(service))).collect()
 }

@@ -140,8 +140,8 @@ impl Server {
         (0..self.mesh.size().proxies).map(persona).collect()
     }
 
-    /// The name of a Service's endpoints.
-    pub fn endpoints(&self, service: usize) -> String {
+    /// The name of a Service's cluster.
+    pub fn destination(&self, service: usize) -> String {
         match self.kind {
             Kind::Weft => MeshDirectory::destination(service),
             _ => format!("svc-{service}"),

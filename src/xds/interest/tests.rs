@@ -92,7 +92,7 @@ proptest! {
                 Step::Subscribe(slot, kind, add, drop) => {
                     let strings = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
                     let subscription = subscriptions.entry((slot, kind)).or_default();
-                    let changed = subscription.delta(kind, &strings(add), &strings(drop), |name| name.into());
+                    let changed = subscription.delta(kind, &strings(add), &strings(drop), |name: &str| name.into());
                     if let Some(changed) = changed.expect("few names").of_names() {
                         interest.subscribed(slot, kind, &changed);
                     }
@@ -134,7 +134,10 @@ fn a_change_concerns_those_who_use_it_and_nobody_else() {
     let mut interest = Interest::default();
     for slot in 0..1_000 {
         interest.enter(slot, &proxy_of(slot), None);
-        let changed = Changed { added: [format!("10.96.0.{}:80", slot % 100).into()].into(), ..Changed::default() };
+        let changed = Changed {
+            added: std::sync::Arc::new([format!("10.96.0.{}:80", slot % 100).into()].into()),
+            ..Changed::default()
+        };
         interest.subscribed(slot, Endpoints, &changed);
     }
     let empty = Snapshot::empty();

@@ -44,7 +44,7 @@ impl Scene {
                 scene.interest.subscribed(slot, kind, &changed);
             }
             for kind in [Endpoints, Route] {
-                let changed = Changed { added: ["a".into(), "b".into()].into(), ..Changed::default() };
+                let changed = Changed { added: Arc::new(["a".into(), "b".into()].into()), ..Changed::default() };
                 scene.interest.subscribed(slot, kind, &changed);
             }
         }
@@ -130,7 +130,7 @@ fn endpoints_do_not_wait_for_a_trial_and_removals_do() {
 #[test]
 fn what_few_have_goes_to_them_at_once() {
     let mut s = Scene::new([]);
-    let changed = Changed { added: ["rare".into()].into(), ..Changed::default() };
+    let changed = Changed { added: Arc::new(["rare".into()].into()), ..Changed::default() };
     (0..3).for_each(|slot| s.interest.subscribed(slot, Route, &changed));
     s.publish([put(Route, "rare", 1)]);
     assert_eq!(s.served(Route, "rare"), [(Some(1), 10)]);

@@ -17,7 +17,7 @@ use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 use crate::xds::rollout::RefusedResource;
 use crate::xds::status::Totals;
-use crate::xds::subscription::{Changed, Subscription};
+use crate::xds::subscription::{Changed, Names, Subscription};
 
 /// What the client has of one name.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +104,8 @@ pub(super) struct Held {
     pub(super) exceptions: BTreeMap<ResourceName, Exception>,
     /// Names that are answered even if nothing changed (rules 12, 16, 18, 23, 31).
     pub(super) due: BTreeSet<ResourceName>,
+    /// All names are: the client has just come, and has nothing.
+    pub(super) all_due: bool,
     /// A response is owed even if it is empty (rule 6).
     pub(super) answer: bool,
     /// Something happened since the last rendering, other than a new snapshot.
@@ -130,6 +132,7 @@ impl Held {
             base: None,
             exceptions: BTreeMap::new(),
             due: BTreeSet::new(),
+            all_due: false,
             answer: false,
             touched: true,
             outstanding: VecDeque::new(),
@@ -171,15 +174,20 @@ impl Held {
             // Asked for again, and so answered as names are (rule 16).
             self.due.extend(self.base.iter().flat_map(|base| base.wildcard(proxy, self.kind)));
         }
-        for name in changed.added {
-            let in_wildcard = self.subscription.wildcard()
-                && self.base.as_ref().is_some_and(|base| base.in_wildcard(proxy, self.kind, &name));
-            if !in_wildcard {
-                self.exceptions.entry(name).or_default();
+        if let Some(base) = &self.base {
+            // The base says that the client has them, which only now is to be.
+            for name in changed.added.iter() {
+                if !(self.subscription.wildcard() && base.in_wildcard(proxy, self.kind, name)) {
+                    self.exceptions.entry(name.clone()).or_default();
+                }
             }
         }
-        let claimed = |name: &ResourceName| first && self.exceptions.get(name).is_some_and(|e| e.has.is_some());
-        self.due.extend(changed.asked.into_iter().filter(|name| !claimed(name)));
+        if first && self.exceptions.is_empty() {
+            self.all_due = true;
+        } else {
+            let claimed = |name: &&ResourceName| first && self.exceptions.get(*name).is_some_and(|e| e.has.is_some());
+            self.due.extend(changed.asked.iter().filter(|name| !claimed(name)).cloned());
+        }
         for name in changed.dropped {
             let had = match self.exceptions.get(&name) {
                 Some(exception) => exception.has.is_some(),
@@ -219,9 +227,9 @@ impl Held {
 
     /// Before the first comparison: what an earlier stream was pushed, exists, and is not in this one's wildcard counts
     /// as asked for, since connections use it. Another control plane may know less of what its workload calls.
-    pub(super) fn adopt(&mut self, proxy: &ProxyId, snapshot: &Snapshot) -> BTreeSet<ResourceName> {
+    pub(super) fn adopt(&mut self, proxy: &ProxyId, snapshot: &Snapshot) -> Names {
         if self.base.is_some() || !self.subscription.wildcard() {
-            return BTreeSet::new();
+            return Names::new();
         }
         let claimed = self.exceptions.iter().filter(|(_, exception)| exception.has.is_some()).map(|(name, _)| name);
         let exists = claimed.filter_map(|name| snapshot.intern(self.kind, name.as_str()));
@@ -241,10 +249,17 @@ impl Held {
         }
     }
 
+    /// Whether the client has nothing at all yet.
+    pub(super) fn begins(&self, kind: ResourceType) -> bool {
+        let nothing = self.base.is_none() && self.exceptions.is_empty() && self.count == 0;
+        nothing && self.outstanding.is_empty() && kind != ResourceType::Secret
+    }
+
     /// Whether there may be something to send, given the newest snapshot.
     pub(super) fn dirty(&self, newest: &Snapshot) -> bool {
-        let moved = self.base.as_ref().is_none_or(|base| base.number() != newest.number());
-        self.touched || moved
+        // Secrets are in no snapshot: another one says nothing of them.
+        let moved = |base: &Arc<Snapshot>| self.kind != ResourceType::Secret && base.number() != newest.number();
+        self.touched || self.base.as_ref().is_none_or(moved)
     }
 
     /// Whether the client has taken everything of `newest`; a refusal does not count (rule 28).
@@ -329,7 +344,10 @@ impl Held {
         let sent = self.outstanding.front().map(|sent| sent.number);
         let leaving = self.exceptions.values().filter_map(|exception| Some(exception.leaving?.number));
         let missing = sent.into_iter().chain(leaving).min();
-        let base = self.base.as_ref()?.number();
+        let base = match self.kind {
+            ResourceType::Secret => u64::MAX,
+            _ => self.base.as_ref()?.number(),
+        };
         Some(missing.map_or(base, |missing| base.min(missing.saturating_sub(1))))
     }
 

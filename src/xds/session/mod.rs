@@ -14,7 +14,7 @@ mod held;
 mod render;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,10 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use self::held::Held;
 use super::auth::Secrets;
 use super::interest::Key;
+use super::name_pool::NamePool;
 use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
-use super::subscription::{self, Changed, SubscriptionError};
+use super::subscription::{self, Changed, Intern, Names, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 
@@ -98,11 +99,12 @@ pub struct Session {
     identity: SpiffeId,
     secrets: Arc<dyn Secrets>,
     patience: Patience,
+    names: Arc<NamePool>,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
-    /// Endpoints of clusters that were sent before the first request for endpoints: they are sent whatever versions
-    /// that request claims (rule 23).
-    owed: BTreeSet<ResourceName>,
+    /// Clusters that were sent before the first request for endpoints: theirs are sent whatever versions that request
+    /// claims (rule 23).
+    owed: Vec<Arc<Resource>>,
     /// Clusters that the client waits for by name, whose endpoints follow before it asks for them.
     ahead: Vec<Arc<Resource>>,
     unknown: VecDeque<Response>,
@@ -128,15 +130,21 @@ impl Session {
             identity,
             secrets,
             patience,
+            names: Arc::default(),
             snapshot: None,
             types: BTreeMap::new(),
-            owed: BTreeSet::new(),
+            owed: Vec::new(),
             ahead: Vec::new(),
             unknown: VecDeque::new(),
             unknown_count: 0,
             changes: Vec::new(),
             refused: Vec::new(),
         }
+    }
+
+    /// Shares its sets of names with the sessions of the same pool.
+    pub(crate) fn sharing(self, names: Arc<NamePool>) -> Self {
+        Self { names, ..self }
     }
 
     /// A newer snapshot is there.
@@ -171,7 +179,7 @@ impl Session {
         }
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
         self.refused.extend(held.answered(&self.proxy, &request.response_nonce, error, now));
-        let intern = intern(self.snapshot.as_deref(), kind);
+        let intern = Interned { snapshot: self.snapshot.as_deref(), kind, pool: &self.names };
         let (subscribe, unsubscribe) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
         let changed = held.subscription.delta(kind, subscribe, unsubscribe, intern)?;
         held.answer |= first && changed.wildcard_asked;
@@ -201,7 +209,7 @@ impl Session {
         // the same: a name that is dropped and added again meanwhile would else be taken for one that the client has.
         let stale = !first && request.response_nonce != held.last_nonce;
         let touched = held.touched;
-        let intern = intern(self.snapshot.as_deref(), kind);
+        let intern = Interned { snapshot: self.snapshot.as_deref(), kind, pool: &self.names };
         let changed = held.subscription.state_of_the_world(kind, &request.resource_names, intern)?;
         let different = changed != Default::default();
         held.answer |= first || kind.has_wildcard() && different;
@@ -326,7 +334,7 @@ impl Session {
     }
 
     /// The clusters that the proxy asked for by name on this stream, or had before and kept.
-    pub(crate) fn asked_clusters(&self) -> BTreeSet<ResourceName> {
+    pub(crate) fn asked_clusters(&self) -> Names {
         let held = self.types.get(&ResourceType::Cluster);
         held.map(|held| held.subscription.names().clone()).unwrap_or_default()
     }
@@ -348,7 +356,7 @@ impl Session {
         let Some(held) = self.types.get_mut(&ResourceType::Cluster) else { return };
         let added = held.adopt(&self.proxy, snapshot);
         if !added.is_empty() {
-            self.changes.push((ResourceType::Cluster, Changed { added, ..Changed::default() }));
+            self.changes.push((ResourceType::Cluster, Changed { added: Arc::new(added), ..Changed::default() }));
         }
     }
 
@@ -358,16 +366,18 @@ impl Session {
             return;
         }
         let owed = std::mem::take(&mut self.owed);
-        if let Some(held) = self.types.get_mut(&kind) {
-            let names = held.subscription.names();
-            held.due.extend(owed.into_iter().filter(|name| names.contains(name)));
-        }
+        let Some(held) = self.types.get_mut(&kind).filter(|held| !held.all_due) else { return };
+        let names = held.subscription.names();
+        held.due.extend(owed.into_iter().filter_map(|cluster| cluster.endpoints.clone()).filter(|n| names.contains(n)));
     }
 
     /// A cluster that was sent waits for its endpoints, even if they did not change (rules 14, 23, 31).
     fn endpoints_due(&mut self, clusters: Vec<Arc<Resource>>) {
         let Some(held) = self.types.get_mut(&ResourceType::Endpoints) else {
-            self.owed.extend(clusters.iter().filter_map(|cluster| cluster.endpoints.clone()));
+            self.owed.extend(clusters.into_iter().filter(|cluster| cluster.endpoints.is_some()));
+            // A client that never asks for endpoints does not grow the stream.
+            self.owed.sort_by(|a, b| a.endpoints.cmp(&b.endpoints));
+            self.owed.dedup_by(|a, b| a.endpoints == b.endpoints);
             return;
         };
         let mut unasked = Vec::new();
@@ -433,8 +443,26 @@ fn known(type_url: &str) -> Result<Option<ResourceType>, RequestError> {
     }
 }
 
-fn intern(snapshot: Option<&Snapshot>, kind: ResourceType) -> impl Fn(&str) -> ResourceName {
-    move |name| snapshot.and_then(|snapshot| snapshot.intern(kind, name)).cloned().unwrap_or_else(|| name.into())
+/// Names share their text with the table, and sets of names with the other streams.
+struct Interned<'a> {
+    snapshot: Option<&'a Snapshot>,
+    kind: ResourceType,
+    pool: &'a NamePool,
+}
+
+impl Intern for Interned<'_> {
+    fn name(&self, name: &str) -> ResourceName {
+        let known = self.snapshot.and_then(|snapshot| snapshot.intern(self.kind, name));
+        known.cloned().unwrap_or_else(|| name.into())
+    }
+
+    fn known(&self, names: &[String]) -> Option<Arc<Names>> {
+        self.pool.known(names)
+    }
+
+    fn share(&self, names: Arc<Names>) -> Arc<Names> {
+        self.pool.share(names)
+    }
 }
 
 #[cfg(test)]

@@ -37,26 +37,31 @@ impl Session {
         if !held.dirty(snapshot) || held.outstanding.len() >= MAX_OUTSTANDING {
             return None;
         }
-        let mut plan = self.compare(kind, held, snapshot);
+        let begins = held.begins(kind);
+        let mut plan = if begins { self.begin(kind, held, snapshot) } else { self.compare(kind, held, snapshot) };
         let complete = held.complete;
         let delta = self.protocol == Protocol::Delta;
         let held = self.types.get_mut(&kind)?;
         held.base = Some(snapshot.clone());
         held.due.clear();
+        held.all_due = false;
         // Of resources that were refused together, one is tried at a time where each response states everything.
         if plan.puts.is_empty() && (!complete || held.outstanding.is_empty()) {
             plan.puts.extend(plan.alone.pop());
         }
         held.touched = !plan.alone.is_empty() && !complete; // where one is tried at a time, its answer wakes the next
         let mut items = Vec::with_capacity(plan.puts.len());
+        held.count += if begins { plan.puts.len() } else { 0 };
         for (resource, had) in &plan.puts {
-            held.settle(&self.proxy, &resource.name, Some(Holding::of(resource)), had.is_some());
+            if !begins {
+                held.settle(&self.proxy, &resource.name, Some(Holding::of(resource)), had.is_some());
+            }
             items.push(Item { resource: resource.clone(), had: had.clone() });
         }
         for (name, had) in &plan.kept {
             held.settle(&self.proxy, name, had.clone(), had.is_some());
         }
-        for (name, had) in &plan.removed {
+        for (name, had) in plan.removed.iter().filter(|_| !begins) {
             held.settle(&self.proxy, name, None, had.is_some());
         }
         for (name, has) in plan.leaving {
@@ -108,11 +113,30 @@ impl Session {
         None
     }
 
+    /// All that a client is sent which has nothing: with the base it has exactly that, so there is nothing to note.
+    fn begin(&self, kind: ResourceType, held: &Held, snapshot: &Snapshot) -> Plan {
+        let mut plan = Plan::default();
+        let Some(seen) = snapshot.seen_by(&self.proxy) else { return plan };
+        let names = held.subscription.names();
+        for name in names {
+            match seen.get(kind, name) {
+                Some(resource) => plan.puts.push((resource, None)),
+                None if held.all_due || held.due.contains(name) => plan.removed.push((name.clone(), None)),
+                None => {}
+            }
+        }
+        if held.subscription.wildcard() {
+            let others = seen.wildcard(kind).into_iter().filter(|resource| !names.contains(&resource.name));
+            plan.puts.extend(others.map(|resource| (resource, None)));
+        }
+        plan
+    }
+
     fn compare(&self, kind: ResourceType, held: &Held, snapshot: &Snapshot) -> Plan {
         let mut plan = Plan::default();
         for name in self.candidates(kind, held, snapshot) {
             let has = held.has(&self.proxy, &name);
-            let due = held.due.contains(&name);
+            let due = held.due.contains(&name) || held.all_due && held.subscription.names().contains(&name);
             let exception = held.exceptions.get(&name);
             let wanted = match kind {
                 ResourceType::Secret if held.subscription.names().contains(&name) => {
