@@ -9,6 +9,14 @@ use weft_e2e::until;
 use crate::{Checks, start};
 
 const WEB: &str = "web.yaml";
+const ALLOWED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: allowed, namespace: app}
+spec:
+  selector: {app: allowed}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
 
 #[test]
 fn new_pods_start_warm() {
@@ -30,6 +38,7 @@ fn new_pods_start_warm() {
         })
     });
 
+    mesh.write("allowed.yaml", ALLOWED).expect("a Service that a target declares to web");
     let everything = "app/allowed/80 app/cart/80 app/noted/80";
     let second = add(&mesh, 2);
     checks.equal("a second pod, before any call", everything, known(&mesh, &second));
