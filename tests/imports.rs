@@ -54,6 +54,20 @@ const TABLE: &[Row] = &[
     // Beside the flow.
     ("ca", &["crate::source", "crate::policy", "crate::envoy", "crate::xds", "crate::cli", "anyhow"]),
     ("inject", &["crate::xds", "crate::cli", "anyhow"]),
+    (
+        "warm",
+        &[
+            "kube",
+            "tonic",
+            "crate::source",
+            "crate::policy",
+            "crate::envoy",
+            "crate::snapshot",
+            "crate::xds",
+            "crate::cli",
+            "anyhow",
+        ],
+    ),
     ("inspect", &["crate::cli", "anyhow"]),
     ("status", &["crate::cli", "anyhow"]),
     ("local", &["crate::cli", "anyhow"]),

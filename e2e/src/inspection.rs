@@ -7,7 +7,8 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 use weft::inspect::proto::inspection_client::InspectionClient;
 use weft::inspect::proto::{
-    Convergence, Diagnostic, GetConvergenceRequest, ListDiagnosticsRequest, ListProxiesRequest, Proxy,
+    Convergence, Diagnostic, Edge, GetConvergenceRequest, GetGraphRequest, ListDiagnosticsRequest, ListProxiesRequest,
+    Proxy,
 };
 use weft::local::Client;
 use weft::local::node::CONTROL_PLANE_ADMIN;
@@ -58,6 +59,15 @@ impl Inspection {
     pub fn proxies(&mut self) -> anyhow::Result<Vec<Proxy>> {
         let answer = self.runtime.block_on(self.client.list_proxies(ListProxiesRequest::default()));
         Ok(answer.context("ListProxies")?.into_inner().proxies)
+    }
+
+    /// Who calls whom.
+    ///
+    /// # Errors
+    /// When the control plane does not answer.
+    pub fn graph(&mut self) -> anyhow::Result<Vec<Edge>> {
+        let answer = self.runtime.block_on(self.client.get_graph(GetGraphRequest::default()));
+        Ok(answer.context("GetGraph")?.into_inner().edges)
     }
 
     /// What is wrong with the mesh's objects.

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod deliveries;
 pub mod exec;
+pub mod graph;
 pub mod internal;
 mod logging;
 pub mod output;
@@ -43,6 +44,7 @@ enum Command {
     Validate(validate::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
+    Graph(graph::Args),
     App(app::Args),
 }
 
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
+        Command::Graph(args) => graph::run(args, playground::reach),
         Command::App(args) => app::run(args),
     };
     result.unwrap_or_else(|error| {

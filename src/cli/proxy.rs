@@ -1,7 +1,7 @@
 //! `weft proxy`: what the control plane knows of the proxies, and what a proxy itself has.
 //!
 //! ```text
-//!  status ───────────────────────────▶ control plane (inspection API, gRPC)
+//!  status, upstreams ────────────────▶ control plane (inspection API, gRPC)
 //!  config, clusters, stats, certs ──▶ pod::resolve ──▶ Envoy's admin interface (HTTP) ──▶ table, JSON or YAML
 //! ```
 
@@ -13,6 +13,7 @@ mod pod;
 pub mod reach;
 mod stats;
 mod status;
+mod upstreams;
 
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -61,6 +62,11 @@ enum Command {
     Status {
         /// Show this pod's proxy in detail.
         pod: Option<String>,
+    },
+    /// The destinations that a proxy uses, by what the control plane knows.
+    Upstreams {
+        /// The pod.
+        pod: String,
     },
     /// The configuration that a proxy has.
     Config {
@@ -114,6 +120,10 @@ async fn execute(args: &Args, reach: &dyn Reach, now: SystemTime) -> anyhow::Res
     let format = args.output;
     let text = match &args.command {
         Command::Status { pod } => return status(args, reach, pod.as_deref(), now).await,
+        Command::Upstreams { pod } => {
+            let upstreams = upstreams::fetch(reach, &find(args, reach, pod).await?).await?;
+            output::render(format, &upstreams, |upstreams| upstreams::table(upstreams))?
+        }
         Command::Config { pod, r#type, name } => {
             let dump = get_json(args, reach, pod.as_deref(), "/config_dump?include_eds").await?;
             let entries = config_dump::select(config_dump::entries(&dump), *r#type, name.as_deref())?;

@@ -31,6 +31,10 @@ pub struct Args {
     /// Where the root certificate and its key are kept (made on the first start); without it they live in memory
     #[arg(long, value_name = "DIR")]
     ca_dir: Option<PathBuf>,
+    /// The file that keeps what each workload calls, so that its new pods are warm from the start; warm-sets.json in the
+    /// --ca-dir when that is given, else it is forgotten at the end
+    #[arg(long, value_name = "FILE")]
+    warm_sets: Option<PathBuf>,
     /// The public key (PEM) that the sidecars' tokens are verified with
     #[arg(long, value_name = "FILE")]
     token_key: PathBuf,
@@ -106,6 +110,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Source::Directory(source) = args.source;
     let config = Config {
         source,
+        warm_sets: args.warm_sets.or_else(|| Some(args.ca_dir.as_ref()?.join("warm-sets.json"))),
         ca_dir: args.ca_dir,
         token_key: args.token_key,
         xds: args.xds,

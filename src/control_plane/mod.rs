@@ -5,11 +5,14 @@
 //!                                                                              │
 //!  ca ─▶ secrets, server certificate ──────────────────────────────────────────┤
 //!  token ─▶ authenticator ─────────────────────────────────────────────────────┘
-//!  inspect (15014): health, readiness, metrics, inspection API
+//!  subscriptions ─▶ warm (what workloads call, for their new pods) ─▶ pipeline
+//!  inspect (15014): health, readiness, metrics, inspection API, graph
 //! ```
 
+mod graph;
 mod identity;
 mod pipeline;
+mod warm;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,10 +27,13 @@ use crate::ca::token::{TokenKeyError, TokenVerifier};
 use crate::ca::{Authority, CaError, Clock, LeafPolicy, SecretStore, ServerCertificate};
 use crate::inspect::{self, Admin, Readiness, metrics};
 use crate::source::{DirectorySource, SourceError};
+use crate::warm::{FileStore, WarmStore};
 use crate::xds::{self, service::ServeError};
 
+use graph::Graph;
 use identity::{Identities, Tokens};
 use pipeline::Pipeline;
+use warm::Memory;
 
 /// The name by which sidecars know the control plane: the SAN of its certificate.
 pub const DNS_NAME: &str = "weft.weft-system.svc";
@@ -43,6 +49,8 @@ pub struct Config {
     pub source: PathBuf,
     /// Where the root certificate and its key are kept; `None` keeps them in memory, and with them the mesh's trust.
     pub ca_dir: Option<PathBuf>,
+    /// The file that keeps what workloads call; `None` keeps it in memory.
+    pub warm_sets: Option<PathBuf>,
     /// The public key that tokens are verified with, PEM.
     pub token_key: PathBuf,
     /// Where xDS is served, over TLS.
@@ -127,6 +135,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
     let (snapshots, published) = watch::channel(None);
     let (pipeline, mesh) = Pipeline::new(batches, snapshots);
+    let store = config.warm_sets.map(|path| -> Arc<dyn WarmStore> { Arc::new(FileStore::new(path)) });
+    let (mut memory, ears) = Memory::new(mesh.clone(), published.clone(), store);
+    memory.load().await;
     let readiness = Readiness::default();
     let reading = readiness.block("the source has not been read yet");
     let source = tokio::spawn(source.run(events));
@@ -149,18 +160,26 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         shutdown.clone(),
     )
     .limit(config.limits)
-    .canary(config.canary);
+    .canary(config.canary)
+    .learn(Arc::new(ears));
     let streams = server.registry();
     let mut registry = Registry::default();
     let minted = secrets.clone();
     metrics::register(&mut registry, streams.clone(), move || minted.minted());
     metrics::register_pressure(&mut registry, server.counts());
-    let delivery = Arc::new(pipeline::Progress { published, streams: streams.clone() });
+    let delivery = Arc::new(pipeline::Progress { published: published.clone(), streams: streams.clone() });
     metrics::register_delivery(&mut registry, streams.delivery_seconds(), streams.clone(), delivery.clone());
-    let admin = Admin { proxies: streams, mesh, delivery, readiness, registry: Arc::new(registry) };
+    let admin = Admin {
+        proxies: streams.clone(),
+        graph: Arc::new(Graph::new(mesh.clone(), published, streams)),
+        mesh,
+        delivery,
+        readiness,
+        registry: Arc::new(registry),
+    };
     reading.release();
     tracing::info!(xds = %config.xds, admin = %config.admin, "serving");
-    tokio::select! {
+    let ended = tokio::select! {
         ended = source => match ended {
             Ok(ended) => ended.map_err(Error::from),
             Err(_) => Err(Error::Pipeline),
@@ -172,7 +191,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         }
         () = secrets.renew_forever() => Ok(()),
         () = certificate.renew_forever() => Ok(()),
-    }
+        () = memory.run() => Ok(()),
+    };
+    memory.exchange().await; // what was learned since the last time
+    ended
 }
 
 fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {

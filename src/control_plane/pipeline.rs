@@ -18,6 +18,7 @@ use crate::mesh::object::Object;
 use crate::mesh::{self, Diagnostic, Dirty, ObjectRef, PodKey, TrustDomain, WorkloadKey, World};
 use crate::snapshot::Snapshot;
 use crate::source::Event;
+use crate::warm::WarmSets;
 use crate::xds::Registry;
 
 /// The first change after a quiet time goes out at once; changes that follow are gathered for this long after it, so
@@ -40,9 +41,11 @@ pub(super) struct Pipeline {
 pub(super) struct State(Mutex<Inner>);
 
 #[derive(Default)]
-struct Inner {
-    world: World,
-    translator: Translator,
+pub(super) struct Inner {
+    pub(super) world: World,
+    pub(super) translator: Translator,
+    /// What the workloads are known to call.
+    pub(super) warm: WarmSets,
     /// What the source says is wrong, by object, or by place where the object is not known.
     rejected: BTreeMap<Subject, Vec<Diagnostic>>,
 }
@@ -153,7 +156,8 @@ impl Pipeline {
 
     fn publish(&mut self, dirty: &Dirty, read_at: Instant) {
         let started = std::time::Instant::now();
-        let Inner { world, translator, .. } = &mut *self.state.lock();
+        let Inner { world, translator, warm, .. } = &mut *self.state.lock();
+        translator.learned(warm.clone());
         let Translated { changes, findings, work } = translator.translate(world, dirty);
         findings.iter().for_each(log);
         let count = changes.len();
@@ -179,7 +183,7 @@ impl Inner {
 
 impl State {
     /// Nothing that is done under the lock panics half-way; what it guards is whole.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,5 +21,6 @@ mod rbac;
 pub mod route;
 mod tls;
 pub mod translate;
+mod warm;
 
 pub use translate::{Translated, Translator, Work};

@@ -76,6 +76,14 @@ pub fn parse_destination(name: &ResourceName) -> Option<SocketAddr> {
     (address.to_string() == name.as_str()).then_some(address)
 }
 
+/// The destination whose calls this cluster takes, all of them or those that a split's `matches` fit.
+pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
+    match name.as_str().strip_suffix("/split") {
+        Some(address) => parse_destination(&address.into()),
+        None => parse_destination(name),
+    }
+}
+
 /// How a Service's cluster is called in statistics: `shop/cart/80`. No dots, which separate the parts of a statistic.
 pub fn stat_name(service: &ServiceKey, port: u16) -> String {
     format!("{}/{}/{port}", service.namespace, service.name)
@@ -101,6 +109,9 @@ mod tests {
             let address = parse_destination(&text.into()).expect("a destination");
             assert_eq!(destination(address).as_str(), text);
         }
+        let split = split("[fd00::5]:80".parse().expect("an address"));
+        assert_eq!(called_destination(&split).map(|at| at.to_string()), Some("[fd00::5]:80".to_owned()));
+        assert_eq!(called_destination(&"10.96.0.5:80".into()).map(|at| at.port()), Some(80));
         for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split", "10.96.0.5:99999"] {
             assert_eq!(parse_destination(&text.into()), None, "{text}");
         }

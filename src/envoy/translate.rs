@@ -22,6 +22,7 @@ use super::fallback::Addresses;
 use super::{cluster, names, outbound, route};
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey, TrustDomain, World};
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
+use crate::warm::WarmSets;
 use findings::Findings;
 use pods::Pods;
 use ports::Ports;
@@ -60,6 +61,11 @@ pub struct Work {
 }
 
 impl Translator {
+    /// What the workloads are known to call: pods that are new from now on have it from the start.
+    pub fn learned(&mut self, sets: WarmSets) {
+        self.pods.learned(sets);
+    }
+
     /// Brings the table in step with the world, of which only `dirty` may differ from the last time.
     pub fn translate(&mut self, world: &World, dirty: &Dirty) -> Translated {
         let mut out = Translated::default();
@@ -80,6 +86,7 @@ impl Translator {
             tcp_ports_changed |= self.ports.replace(key, before.as_deref(), after.as_deref(), &mut self.findings);
         }
         let routes_changed = self.services.publish(&self.trust_domain, &mut out);
+        self.pods.starting(first);
         for key in &dirty.pods {
             addresses_changed |= self.pods.update(world, key, &mut self.findings, &mut out);
         }

@@ -16,7 +16,7 @@ use tonic::server::NamedService;
 use super::proto::inspection_server::InspectionServer;
 use super::proto::{ListDeliveriesRequest, ListDeliveriesResponse, ListHeldBackResponse};
 use super::service::InspectionService;
-use super::{Delivery, Mesh, Readiness, deliveries};
+use super::{Delivery, Graph, Mesh, Readiness, deliveries, graph};
 use crate::xds::status::Proxies;
 
 /// The content type of the OpenMetrics text format.
@@ -29,6 +29,8 @@ pub struct Admin {
     pub proxies: Arc<dyn Proxies>,
     /// The mesh's objects.
     pub mesh: Arc<dyn Mesh>,
+    /// Who calls whom.
+    pub graph: Arc<dyn Graph>,
     /// The progress of snapshots.
     pub delivery: Arc<dyn Delivery>,
     /// What has yet to happen before `/readyz` is 200.
@@ -40,15 +42,16 @@ pub struct Admin {
 impl Admin {
     /// Everything on one router; gRPC needs HTTP/2 with prior knowledge, as [`serve`] speaks it.
     pub fn router(self) -> Router {
-        let Self { proxies, mesh, delivery, readiness, registry } = self;
-        let (ledger, refused) = (proxies.clone(), proxies.clone());
-        let inspection = InspectionServer::new(InspectionService { proxies, mesh, delivery });
+        let Self { proxies, mesh, graph, delivery, readiness, registry } = self;
+        let (ledger, refused, edges) = (proxies.clone(), proxies.clone(), graph.clone());
+        let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
         Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(readyz).with_state(readiness))
             .route("/deliveries", get(list_deliveries).with_state(ledger))
             .route("/held-back", get(list_held_back).with_state(refused))
+            .route("/graph", get(whole_graph).with_state(edges))
             .route("/metrics", get(metrics).with_state(registry))
             .route_service(&service, inspection)
     }
@@ -81,6 +84,10 @@ async fn list_deliveries(
 
 async fn list_held_back(State(proxies): State<Arc<dyn Proxies>>) -> Json<ListHeldBackResponse> {
     Json(deliveries::held_back(&*proxies))
+}
+
+async fn whole_graph(State(graph): State<Arc<dyn Graph>>) -> Json<graph::Document> {
+    Json(graph::Document::from(graph::message(graph.edges(), "")))
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  xds::status::Proxies ─┐                      ┌─ /weft.inspect.v1.Inspection/…  (gRPC: `weft proxy status`)
-//!                        │                      ├─ /deliveries  /held-back  (JSON)
-//!  Mesh, Delivery ───────┼─▶ Admin::router() ───┼─ /healthz  /readyz
+//!                        │                      ├─ /deliveries  /held-back  /graph  (JSON)
+//!  Mesh, Delivery, Graph ┼─▶ Admin::router() ───┼─ /healthz  /readyz
 //!  Readiness, Registry ──┘                      └─ /metrics
 //! ```
 
 mod deliveries;
+pub mod graph;
 mod http;
 mod json;
 pub mod metrics;
@@ -15,7 +16,10 @@ pub mod proto;
 pub mod readiness;
 mod service;
 
-use crate::mesh::{Diagnostic, PodKey, WorkloadKey};
+use std::time::SystemTime;
+
+use crate::mesh::{Diagnostic, PodKey, Upstream, WorkloadKey};
+use crate::snapshot::ResourceName;
 
 pub use http::{Admin, serve};
 pub use readiness::Readiness;
@@ -36,4 +40,58 @@ pub trait Delivery: Send + Sync {
 
     /// Connected proxies that have not yet acknowledged (or refused) what the newest snapshot changed for them.
     fn behind(&self) -> usize;
+}
+
+/// Whoever knows who calls whom.
+pub trait Graph: Send + Sync {
+    /// Every call that is learned or declared, ordered by caller and destination.
+    fn edges(&self) -> Vec<Edge>;
+
+    /// The clusters that a pod's proxy uses; `None` if it is not connected.
+    fn used(&self, pod: &PodKey) -> Option<Vec<Used>>;
+}
+
+/// A workload calls a Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edge {
+    /// Who.
+    pub caller: WorkloadKey,
+    /// Whom, at which port.
+    pub destination: Upstream,
+    /// How that is known.
+    pub origin: Origin,
+    /// When it was learned; `None` for what is declared only.
+    pub since: Option<SystemTime>,
+    /// Connected pods of the caller that have the destination.
+    pub pods: usize,
+}
+
+/// How a call is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A proxy asked for it.
+    Learned,
+    /// TrafficTarget or `weft.dev/upstreams` says so.
+    Declared,
+}
+
+/// A cluster that a proxy uses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Used {
+    /// Its name.
+    pub cluster: ResourceName,
+    /// The port of a Service that it stands for; `None` for a pod's address, one that nobody has, and what every proxy
+    /// has.
+    pub destination: Option<Upstream>,
+    /// Why it has it.
+    pub how: How,
+}
+
+/// Why a proxy has a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// Its workload called it.
+    Asked,
+    /// It was pushed before any call.
+    Warm,
 }

@@ -7,12 +7,13 @@ use tonic::{Request, Response, Status};
 
 use super::proto::inspection_server::Inspection;
 use super::proto::{
-    Convergence, Diagnostic, GetConvergenceRequest, ListDeliveriesRequest, ListDeliveriesResponse,
+    Convergence, Diagnostic, GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDeliveriesResponse,
     ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest, ListHeldBackResponse, ListProxiesRequest,
-    ListProxiesResponse, ObjectName, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
+    ListProxiesResponse, ListUpstreamsRequest, ListUpstreamsResponse, ObjectName, Proxy, Refusal, RefusedResource,
+    ResourceType, Severity, TypeStatus,
 };
-use super::{Delivery, Mesh, deliveries};
-use crate::mesh::{self, WorkloadKey};
+use super::{Delivery, Graph, Mesh, deliveries, graph, proto};
+use crate::mesh::{self, PodKey, WorkloadKey};
 use crate::snapshot;
 use crate::xds::status::{self, Proxies, ProxyStatus};
 
@@ -21,6 +22,7 @@ use crate::xds::status::{self, Proxies, ProxyStatus};
 pub(super) struct InspectionService {
     pub(super) proxies: Arc<dyn Proxies>,
     pub(super) mesh: Arc<dyn Mesh>,
+    pub(super) graph: Arc<dyn Graph>,
     pub(super) delivery: Arc<dyn Delivery>,
 }
 
@@ -43,6 +45,21 @@ impl Inspection for InspectionService {
     ) -> Result<Response<ListDiagnosticsResponse>, Status> {
         let diagnostics = self.mesh.diagnostics().into_iter().map(diagnostic).collect();
         Ok(Response::new(ListDiagnosticsResponse { diagnostics }))
+    }
+
+    async fn get_graph(&self, request: Request<GetGraphRequest>) -> Result<Response<proto::Graph>, Status> {
+        Ok(Response::new(graph::message(self.graph.edges(), &request.into_inner().namespace)))
+    }
+
+    async fn list_upstreams(
+        &self,
+        request: Request<ListUpstreamsRequest>,
+    ) -> Result<Response<ListUpstreamsResponse>, Status> {
+        let ListUpstreamsRequest { namespace, pod } = request.into_inner();
+        let pod = PodKey::new(namespace.as_str(), pod);
+        let used = self.graph.used(&pod);
+        let used = used.ok_or_else(|| Status::not_found(format!("the proxy of pod {pod} is not connected")))?;
+        Ok(Response::new(ListUpstreamsResponse { upstreams: used.into_iter().map(graph::upstream).collect() }))
     }
 
     async fn get_convergence(&self, _: Request<GetConvergenceRequest>) -> Result<Response<Convergence>, Status> {

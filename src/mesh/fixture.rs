@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::*;
-use super::{Namespace, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
+use super::{Namespace, PodKey, ServiceAccountKey, ServiceKey, Upstream, WorkloadKey};
 
 fn split_key(key: &str) -> (&str, &str) {
     key.split_once('/').expect("NAMESPACE/NAME")
@@ -18,6 +18,10 @@ pub(crate) fn service_key(key: &str) -> ServiceKey {
 pub(crate) fn pod_key(key: &str) -> PodKey {
     let (namespace, name) = split_key(key);
     PodKey::new(namespace, name)
+}
+
+pub(crate) fn upstream(text: &str) -> Upstream {
+    text.parse().expect("SERVICE.NAMESPACE")
 }
 
 pub(crate) fn account(key: &str) -> ServiceAccountKey {

@@ -11,10 +11,12 @@ pub mod diagnostic;
 pub(crate) mod fixture;
 pub mod id;
 pub mod object;
+pub mod upstream;
 pub mod world;
 
 pub use diagnostic::{Diagnostic, Location};
 pub use id::{
     Kind, Namespace, ObjectRef, PodKey, ProxyId, ServiceAccountKey, ServiceKey, SpiffeId, TrustDomain, WorkloadKey,
 };
+pub use upstream::{Upstream, UpstreamError};
 pub use world::{Dirty, Event, World};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, WorkloadKey};
+use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
 /// Labels of an object, or the pairs that a selector asks for.
 pub type Labels = BTreeMap<String, String>;
@@ -109,8 +109,8 @@ pub struct Pod {
     pub host_network: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
-    /// Services (`namespace/name`) of the annotation `weft.dev/upstreams`, which are warm from the start.
-    pub upstreams: BTreeSet<ServiceKey>,
+    /// What the annotation `weft.dev/upstreams` names, which is warm from the start.
+    pub upstreams: BTreeSet<Upstream>,
 }
 
 /// One entry of `spec.containers[].ports`, protocol TCP.

@@ -375,6 +375,11 @@ impl World {
         self.index.targets_of_account.get(account).filter_map(|name| self.targets.get(name))
     }
 
+    /// The targets that allow the account something, ordered by name.
+    pub fn targets_from(&self, source: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
+        self.index.targets_of_source.get(source).filter_map(|name| self.targets.get(name))
+    }
+
     /// An HTTPRouteGroup by name.
     pub fn route_group(&self, namespace: &Namespace, name: &Arc<str>) -> Option<&HttpRouteGroup> {
         self.route_groups.get(&(namespace.clone(), name.clone()))

@@ -9,6 +9,7 @@
 
 pub mod inbound;
 pub mod outbound;
+pub mod upstream;
 
 pub use inbound::{Allow, AllowPolicy, InboundPlan};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};

@@ -16,6 +16,7 @@ mod connection;
 mod deliveries;
 mod frames;
 mod interest;
+pub mod learn;
 mod ledger;
 mod name_pool;
 pub mod registry;

@@ -9,7 +9,7 @@
 //! One entry per live stream and one record per resource that ever changed; of streams that ended only the sums are
 //! kept. What a proxy has is asked of its session when somebody looks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,7 +25,7 @@ use super::session::Session;
 use super::status::{HeldBackStatus, ObjectDelivery, Proxies, ProxyStatus, ResourceRefusal, Totals};
 use super::subscription::Changed;
 use crate::mesh::{ObjectRef, ProxyId};
-use crate::snapshot::{Change, Resource, ResourceType, Snapshot, View};
+use crate::snapshot::{Change, Resource, ResourceName, ResourceType, Snapshot, View};
 
 /// All connected proxies have answered everything of this snapshot and those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,6 +192,13 @@ impl Registry {
         ledger.entered(slot, rollout.stable().number());
         state.slots[slot as usize] = Some(Entry { about, session, wake: wake.clone() });
         Registration { registry: self.clone(), slot, proxy, wake }
+    }
+
+    /// The connected proxies, each with the clusters that it asked for.
+    pub fn asked_clusters(&self) -> Vec<(ProxyId, BTreeSet<ResourceName>)> {
+        let entry = |entry: &Entry| (entry.about.proxy.clone(), entry.session.clone());
+        let streams: Vec<_> = self.lock().slots.iter().flatten().map(entry).collect();
+        streams.into_iter().map(|(proxy, session)| (proxy, lock(&session).asked_clusters())).collect()
     }
 
     /// Does something that may change what is served, and tells those whom it concerns. `since` is when the change was
@@ -414,6 +421,11 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
+    /// Whose stream it is.
+    pub(crate) fn proxy(&self) -> &ProxyId {
+        &self.proxy
+    }
+
     /// What the stream is to be served now; `None` before there is anything.
     pub(crate) fn served(&self) -> Option<Arc<Snapshot>> {
         let state = self.registry.lock();
@@ -440,7 +452,7 @@ impl Registration {
             let key = Key { kind: refused.resource.kind, name: refused.resource.name.clone() };
             let accepted = state.ledger.accepted(&key, self.slot, &state.interest.of(&key));
             let resource = refused.resource.clone();
-            let held = state.rollout.refused((self.slot, &self.proxy), refused, accepted, &state.interest, busy, now);
+            let held = state.rollout.refused(self.slot, refused, accepted, &state.interest, busy, now);
             if held {
                 tracing::error!(proxy = %self.proxy, ?resource, "refused, and so held back from all proxies");
             }

@@ -55,6 +55,8 @@ pub(crate) struct HeldBack {
 /// A proxy refused a resource that was alone in its response, so that it is known to be the bad one.
 #[derive(Clone, Debug)]
 pub(crate) struct RefusedResource {
+    /// Who refused it.
+    pub(crate) by: ProxyId,
     /// What was refused.
     pub(crate) resource: Arc<Resource>,
     /// What the proxy keeps instead, if that is known.
@@ -183,22 +185,22 @@ impl Rollout {
     /// before wherever it is served. Returns whether it is held back.
     pub(crate) fn refused(
         &mut self,
-        (slot, by): (Slot, &ProxyId),
+        slot: Slot,
         refused: RefusedResource,
         accepted: bool,
         interest: &Interest,
         busy: &dyn Fn(Slot) -> bool,
         now: Instant,
     ) -> bool {
-        let RefusedResource { resource, good, had, message } = refused;
+        let RefusedResource { by, resource, good, had, message } = refused;
         let tried = self.trial.as_ref().is_some_and(|trial| {
-            trial.canaries.contains(slot) && !has(&self.stable, by, &resource) && has(&trial.snapshot, by, &resource)
+            trial.canaries.contains(slot) && !has(&self.stable, &by, &resource) && has(&trial.snapshot, &by, &resource)
         });
         let unknown_before = had && good.is_none() && !tried;
         if resource.kind == ResourceType::Secret
             || (accepted && !tried)
             || unknown_before
-            || !has(self.served(slot), by, &resource)
+            || !has(self.served(slot), &by, &resource)
         {
             return false;
         }
@@ -210,13 +212,13 @@ impl Rollout {
         }
         let held = HeldBack { by: by.clone(), at: now, message, resource: resource.clone() };
         self.held_back.insert((key, resource.version.to_string()), held);
-        self.target = take_back(&self.target, &self.stable, &resource, by, good.as_ref());
+        self.target = take_back(&self.target, &self.stable, &resource, &by, good.as_ref());
         if let Some(trial) = &mut self.trial {
-            let next = take_back(&trial.snapshot, &self.stable, &resource, by, good.as_ref());
+            let next = take_back(&trial.snapshot, &self.stable, &resource, &by, good.as_ref());
             trial.snapshot = number(&mut self.revision, &next);
         }
         if !tried {
-            let next = take_back(&self.stable, &self.stable, &resource, by, good.as_ref());
+            let next = take_back(&self.stable, &self.stable, &resource, &by, good.as_ref());
             self.stable = number(&mut self.revision, &next);
         }
         self.advance(interest, busy, now);

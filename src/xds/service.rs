@@ -25,6 +25,7 @@ use super::auth::{AuthError, Authenticator, Secrets, bearer};
 use super::body::ResponseBody;
 use super::connection;
 use super::frames::Frames;
+use super::learn::{Learn, Nobody};
 use super::registry::Registry;
 use super::requests::Requests;
 use super::rollout::Canary;
@@ -60,6 +61,7 @@ impl Server {
         let shared = Shared {
             secrets,
             registry,
+            learn: Arc::new(Nobody),
             patience: Patience::default(),
             names: Arc::default(),
             shutdown,
@@ -79,6 +81,12 @@ impl Server {
     /// With other timeouts.
     pub fn patience(mut self, patience: Patience) -> Self {
         self.shared.patience = patience;
+        self
+    }
+
+    /// With somebody who is told what the proxies use.
+    pub fn learn(mut self, learn: Arc<dyn Learn>) -> Self {
+        self.shared.learn = learn;
         self
     }
 

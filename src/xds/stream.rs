@@ -23,6 +23,7 @@ use tonic::Status;
 use super::admission::{Admission, Limits, Place};
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
 use super::frames::Frames;
+use super::learn::{self, Learn};
 use super::name_pool::NamePool;
 use super::registry::{Registration, Registry, lock};
 use super::requests::Requests;
@@ -72,6 +73,7 @@ impl Request for DiscoveryRequest {
 pub(crate) struct Shared {
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) learn: Arc<dyn Learn>,
     pub(crate) patience: Patience,
     pub(crate) names: Arc<NamePool>,
     pub(crate) shutdown: CancellationToken,
@@ -128,7 +130,7 @@ async fn run<R: Request + Message + Default>(
     let mut secrets = shared.secrets.changes();
     let mut secrets_live = true;
     first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
-    take_stock(session, &registration);
+    take_stock(session, &registration, &*shared.learn);
     let mut more = true; // there may be something to say
     let mut settled = None; // the snapshot that the client has answered everything of
     let mut new = true; // it takes turns with other newcomers until it has settled once
@@ -180,26 +182,36 @@ async fn run<R: Request + Message + Default>(
             }
             () = sleep_until(leave_by) => return Ok(()),
         }
-        take_stock(session, &registration);
+        take_stock(session, &registration, &*shared.learn);
         more = true;
     }
 }
 
 /// Tells the registry what the stream subscribes to and refused, and only then asks it what to serve: so no change is
-/// missed between the two.
-pub(super) fn take_stock(session: &Mutex<Session>, registration: &Registration) {
-    let (changes, refused) = {
+/// missed between the two. By that the session may count clusters as subscribed to that the client has already, of
+/// which the registry is told in turn.
+pub(super) fn take_stock(session: &Mutex<Session>, registration: &Registration, learn: &dyn Learn) {
+    loop {
+        let (changes, refused) = {
+            let mut session = lock(session);
+            (session.take_changes(), session.take_refused())
+        };
+        if !changes.is_empty() {
+            let used = learn::used(&changes);
+            if !used.is_empty() {
+                learn.uses(registration.proxy(), used);
+            }
+            registration.subscribed(changes);
+        }
+        for refused in refused {
+            registration.refused(refused);
+        }
+        let Some(snapshot) = registration.served() else { return };
         let mut session = lock(session);
-        (session.take_changes(), session.take_refused())
-    };
-    if !changes.is_empty() {
-        registration.subscribed(changes);
-    }
-    for refused in refused {
-        registration.refused(refused);
-    }
-    if let Some(snapshot) = registration.served() {
-        lock(session).publish(snapshot);
+        session.publish(snapshot);
+        if !session.has_changes() {
+            return;
+        }
     }
 }
 
@@ -237,5 +249,107 @@ fn refuse_request(error: RequestError) -> Status {
     match error {
         RequestError::Subscription(SubscriptionError::TooManyNames) => Status::resource_exhausted(error.to_string()),
         _ => Status::invalid_argument(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::ProxyId;
+    use crate::snapshot::ResourceType::Cluster;
+    use crate::snapshot::{Change, ResourceName, Snapshot};
+    use crate::xds::Canary;
+    use crate::xds::testing::*;
+
+    #[derive(Debug, Default)]
+    struct Taught(Mutex<Vec<ResourceName>>);
+
+    impl Learn for Taught {
+        fn uses(&self, _: &ProxyId, clusters: Vec<ResourceName>) {
+            lock(&self.0).extend(clusters);
+        }
+    }
+
+    /// A stream of a proxy that connects again with the clusters a and b.
+    struct Reconnected {
+        registry: Arc<Registry>,
+        snapshot: Snapshot,
+        session: Arc<Mutex<Session>>,
+        registration: Registration,
+        taught: Taught,
+    }
+
+    impl Reconnected {
+        fn to(changes: impl IntoIterator<Item = Change>) -> Self {
+            let registry = Arc::new(Registry::new(Canary::default()));
+            let secrets = TestSecrets::new();
+            let session = Session::new(Protocol::Delta, proxy(), identity("web"), secrets, Patience::default());
+            let session = Arc::new(Mutex::new(session));
+            let about = ProxyStatus {
+                proxy: proxy(),
+                identity: identity("web"),
+                peer: String::new(),
+                envoy_version: String::new(),
+                connected_at: SystemTime::UNIX_EPOCH,
+                delta: true,
+                types: Default::default(),
+            };
+            let registration = registry.enter(about, session.clone());
+            let mut stream =
+                Self { registry, snapshot: Snapshot::empty(), session, registration, taught: Taught::default() };
+            stream.publish(changes);
+            let has = |name: &str| (name.to_owned(), resource(Cluster, name, 1).version.to_string());
+            let first = DeltaDiscoveryRequest {
+                type_url: Cluster.type_url().into(),
+                resource_names_subscribe: vec!["*".into()],
+                initial_resource_versions: [has("a"), has("b")].into(),
+                ..Default::default()
+            };
+            lock(&stream.session).delta(first, Instant::now()).expect("a good request");
+            stream
+        }
+
+        fn publish(&mut self, changes: impl IntoIterator<Item = Change>) {
+            self.snapshot = self.snapshot.with(changes);
+            self.registry.publish(Arc::new(self.snapshot.clone()), Instant::now());
+        }
+
+        fn says(&self) -> Vec<ResourceName> {
+            take_stock(&self.session, &self.registration, &self.taught);
+            let mut session = lock(&self.session);
+            let responses = std::iter::from_fn(|| session.poll(Instant::now()));
+            responses.flat_map(|response| response.resources).map(|resource| resource.name.clone()).collect()
+        }
+
+        fn is_woken(&self) -> bool {
+            self.registration.woken().now_or_never().is_some()
+        }
+    }
+
+    #[test]
+    fn a_change_of_a_cluster_that_is_no_longer_pushed_reaches_the_stream_that_has_it() {
+        let mut stream = Reconnected::to([on_demand(&["a"]), put(Cluster, "a", 1), put(Cluster, "b", 1)]);
+        assert_eq!(stream.says(), Vec::<ResourceName>::new(), "it has both");
+        assert_eq!(*lock(&stream.taught.0), [ResourceName::from("b")], "a is known to be used");
+        while stream.is_woken() {}
+        stream.publish([put(Cluster, "c", 1)]);
+        assert!(!stream.is_woken(), "it does not have it");
+        stream.publish([put(Cluster, "b", 2)]);
+        assert!(stream.is_woken());
+        assert_eq!(stream.says(), [ResourceName::from("b")]);
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_known_yet_keeps_its_clusters_when_it_is() {
+        let mut stream = Reconnected::to([put(Cluster, "a", 1), put(Cluster, "b", 1)]);
+        assert_eq!(stream.says(), Vec::<ResourceName>::new());
+        assert!(lock(&stream.taught.0).is_empty());
+        stream.publish([on_demand(&["a"])]);
+        assert!(stream.is_woken());
+        assert_eq!(stream.says(), Vec::<ResourceName>::new());
+        assert_eq!(*lock(&stream.taught.0), [ResourceName::from("b")]);
+        stream.publish([put(Cluster, "b", 2)]);
+        assert!(stream.is_woken());
+        assert_eq!(stream.says(), [ResourceName::from("b")]);
     }
 }

@@ -90,6 +90,8 @@ impl Changed {
 pub struct Subscription {
     wildcard: bool,
     names: Arc<Names>,
+    /// Those of `names` that the client did not ask for: see [`Subscription::adopt`].
+    adopted: Names,
     bytes: usize,
     /// A request of this type was seen.
     started: bool,
@@ -134,9 +136,11 @@ impl Subscription {
         for name in unsubscribe {
             if kind.has_wildcard() && name == WILDCARD {
                 changed.wildcard_dropped |= std::mem::take(&mut self.wildcard);
-            } else if let Some(name) = self.take(name) {
-                self.bytes -= name.as_str().len();
-                changed.dropped.insert(name);
+                for name in std::mem::take(&mut self.adopted) {
+                    changed.dropped.extend(self.remove(name.as_str()));
+                }
+            } else {
+                changed.dropped.extend(self.remove(name));
             }
         }
         let (mut asked, mut added) = (Names::new(), Names::new());
@@ -151,6 +155,7 @@ impl Subscription {
                 self.insert(name.clone())?;
                 added.insert(name.clone());
             }
+            self.adopted.remove(&name);
             changed.dropped.remove(&name);
             asked.insert(name);
         }
@@ -208,11 +213,32 @@ impl Subscription {
         Ok(changed)
     }
 
-    fn take(&mut self, name: &str) -> Option<ResourceName> {
-        match self.names.contains(name) {
-            true => Arc::make_mut(&mut self.names).take(name),
-            false => None, // the set may be shared: it is copied only to be changed
+    /// Counts these as asked for, as far as there is room, until the client drops them or the wildcard with which it got
+    /// them. Returns those that were not asked for before.
+    pub(crate) fn adopt(&mut self, names: impl IntoIterator<Item = ResourceName>) -> Names {
+        let mut added = Names::new();
+        for name in names {
+            if self.names.len() >= MAX_NAMES || self.bytes + name.as_str().len() > MAX_TOTAL_BYTES {
+                break;
+            }
+            if !self.names.contains(&name) {
+                self.bytes += name.as_str().len();
+                Arc::make_mut(&mut self.names).insert(name.clone());
+                added.insert(name);
+            }
         }
+        self.adopted.extend(added.iter().cloned());
+        added
+    }
+
+    fn remove(&mut self, name: &str) -> Option<ResourceName> {
+        if !self.names.contains(name) {
+            return None; // the set may be shared: it is copied only to be changed
+        }
+        let name = Arc::make_mut(&mut self.names).take(name)?;
+        self.adopted.remove(&name);
+        self.bytes -= name.as_str().len();
+        Some(name)
     }
 
     fn insert(&mut self, name: ResourceName) -> Result<(), SubscriptionError> {

@@ -8,6 +8,7 @@ mod modes;
 mod protocols;
 mod refusals;
 mod rootless;
+mod warm;
 mod xds;
 
 use std::fmt::Display;

@@ -156,6 +156,27 @@ impl Inspection for ControlPlane {
         };
         Ok(Response::new(proto::ListHeldBackResponse { held_back: vec![held] }))
     }
+
+    async fn get_graph(&self, _: Request<proto::GetGraphRequest>) -> Result<Response<proto::Graph>, Status> {
+        Err(Status::unimplemented("no command of `weft proxy` asks for it"))
+    }
+
+    async fn list_upstreams(
+        &self,
+        request: Request<proto::ListUpstreamsRequest>,
+    ) -> Result<Response<proto::ListUpstreamsResponse>, Status> {
+        let proto::ListUpstreamsRequest { namespace, pod } = request.into_inner();
+        if (&*namespace, &*pod) != ("shop", "cart-5d8f-abcde") {
+            return Err(Status::not_found(format!("the proxy of pod {namespace}/{pod} is not connected")));
+        }
+        let upstream = |cluster: &str, destination: &str, warm| proto::Upstream {
+            cluster: cluster.to_owned(),
+            destination: destination.to_owned(),
+            warm,
+        };
+        let upstreams = vec![upstream("10.96.0.5:80", "mail.shop:80", false), upstream("passthrough", "", true)];
+        Ok(Response::new(proto::ListUpstreamsResponse { upstreams }))
+    }
 }
 
 fn cart() -> proto::ObjectName {
@@ -353,4 +374,14 @@ fn histograms_show_their_quantiles() {
         {"cumulative": 5}, {"cumulative": 6}, {"cumulative": 7}, {"cumulative": 8}, {"cumulative": 9}]}]}}]}"#;
     let table = stats::table(&stats::read(&serde_json::from_str(text).unwrap()));
     assert!(table.ends_with("cluster.a.upstream_rq_time  2.0  4.0  6.0  9.0\n"), "{table}");
+}
+
+#[tokio::test]
+async fn upstreams_are_told_with_how_they_are_known() {
+    assert_eq!(
+        output("upstreams cart -n shop").await,
+        "CLUSTER       DESTINATION   KNOWN BY\n10.96.0.5:80  mail.shop:80  call\npassthrough   -             push\n"
+    );
+    let json = output("upstreams cart -n shop -o json").await;
+    assert!(json.contains(r#""destination": "mail.shop:80""#), "{json}");
 }

@@ -1,27 +1,28 @@
 //! What each pod accepts, what its sidecar is pushed, and whose its addresses are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Translated;
 use super::findings::Findings;
 use crate::envoy::fallback::PodAddress;
+use crate::envoy::warm::{self, Warm};
 use crate::envoy::{inbound, names};
-use crate::mesh::object::{self, DiscoveryMode};
+use crate::mesh::object;
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ProxyId, World};
 use crate::policy::{self, InboundPlan};
-use crate::snapshot::{Change, Pushed, Resource, ResourceName, ResourceType, View};
+use crate::snapshot::{Change, Resource, ResourceType, View};
+use crate::warm::WarmSets;
 
 /// The plans of all pods, and what has been made of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pods {
     pods: BTreeMap<PodKey, Pod>,
     /// What has been made of each plan, which many pods share.
     inbound: HashMap<Arc<InboundPlan>, Inbound>,
     addresses: imbl::OrdMap<IpAddr, PodAddress>,
-    /// What a proxy is pushed whose workload is not known to call anything.
-    base: Arc<BTreeSet<ResourceName>>,
+    warm: Warm,
 }
 
 #[derive(Debug)]
@@ -35,6 +36,8 @@ struct Pod {
 #[derive(Debug)]
 struct Proxy {
     plan: Arc<InboundPlan>,
+    /// What it was given when it was new.
+    warm: warm::Names,
     view: Arc<View>,
 }
 
@@ -45,19 +48,17 @@ struct Inbound {
     pods: usize,
 }
 
-impl Default for Pods {
-    fn default() -> Self {
-        let base = [names::PASSTHROUGH, names::INBOUND].map(ResourceName::from);
-        Self {
-            pods: BTreeMap::new(),
-            inbound: HashMap::new(),
-            addresses: imbl::OrdMap::new(),
-            base: Arc::new(base.into()),
-        }
-    }
-}
-
 impl Pods {
+    /// What the workloads are known to call.
+    pub(super) fn learned(&mut self, sets: WarmSets) {
+        self.warm.learned = sets;
+    }
+
+    /// Whether the pods that come now were there before the control plane.
+    pub(super) fn starting(&mut self, starting: bool) {
+        self.warm.starting = starting;
+    }
+
     /// The pods by address.
     pub(super) fn addresses(&self) -> &imbl::OrdMap<IpAddr, PodAddress> {
         &self.addresses
@@ -130,19 +131,21 @@ impl Pods {
         out: &mut Translated,
     ) -> Proxy {
         let (plan, resources) = self.acquire(plan, out);
-        let pushed = self.pushed(world, pod);
+        // Chosen once: a pod that runs knows what it calls, and is not given what only others call.
+        let warm = before.map_or_else(|| self.warm.names(world, pod), |before| before.warm.clone());
+        let pushed = self.warm.pushed(world, pod, &warm);
         if let Some(before) = before
             && Arc::ptr_eq(&before.plan, &plan)
             && before.view.pushed == pushed
         {
-            return Proxy { plan, view: before.view.clone() };
+            return Proxy { plan, warm, view: before.view.clone() };
         }
         let origin =
             ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
         let own = resources.map(|resource| Arc::new(Resource { origin: Some(origin.clone()), ..resource }));
         let view = Arc::new(View { own: own.into(), pushed });
         out.changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Proxy { plan, view }
+        Proxy { plan, warm, view }
     }
 
     /// The one copy of an equal plan, and what has been made of it.
@@ -166,22 +169,4 @@ impl Pods {
             self.inbound.remove(plan);
         }
     }
-
-    /// What a proxy has from the start: what every proxy needs, and what its workload is known to call.
-    fn pushed(&self, world: &World, pod: &object::Pod) -> Pushed {
-        if world.config().discovery == DiscoveryMode::Eager {
-            return Pushed::All;
-        }
-        let mut warm = pod.upstreams.iter().filter_map(|key| world.service(key)).flat_map(destinations).peekable();
-        if warm.peek().is_none() {
-            return Pushed::Only(self.base.clone());
-        }
-        Pushed::Only(Arc::new(warm.chain(self.base.iter().cloned()).collect()))
-    }
-}
-
-/// The clusters of a Service.
-fn destinations(service: &object::Service) -> impl Iterator<Item = ResourceName> {
-    let ips = if service.headless { &[] } else { service.cluster_ips.as_slice() };
-    ips.iter().flat_map(|ip| service.ports.iter().map(|port| names::destination(SocketAddr::new(*ip, port.port))))
 }

@@ -1,11 +1,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::{Change, Dirty, Translator, World};
-use crate::mesh::Event;
+use super::{Change, Dirty, ResourceName, Translator, World, names};
 use crate::mesh::fixture::*;
 use crate::mesh::object::{Object, Pod as MeshPod, Protocol, Service};
-use crate::snapshot::Fallback as _;
+use crate::mesh::{Event, WorkloadKey};
+use crate::snapshot::{Fallback as _, Pushed};
+use crate::warm::{Moment, WarmSets};
 
 struct Mesh {
     world: World,
@@ -189,4 +191,99 @@ fn a_finding_is_told_once_however_many_pods_have_it_and_again_when_it_comes_back
     assert_eq!(told(Event::Apply(Object::HttpRouteGroup(route_group("shop/g", &["/"])))), 0);
     assert_eq!(told(Event::Delete(Object::HttpRouteGroup(route_group("shop/g", &["/"])).object_ref())), 1);
     assert_eq!(mesh.translator.diagnostics().len(), 1);
+}
+
+fn warm_set(mesh: &Mesh, pod: &str) -> Arc<BTreeSet<ResourceName>> {
+    match &mesh.translator.pods.view(&pod_key(pod)).expect("a sidecar").pushed {
+        Pushed::Only(names) => names.clone(),
+        Pushed::All => panic!("on demand"),
+    }
+}
+
+/// The clusters in a pod's wildcard, but those that every pod has.
+fn pushed(mesh: &Mesh, pod: &str) -> Vec<String> {
+    let everyones = [names::PASSTHROUGH, names::INBOUND];
+    warm_set(mesh, pod).iter().map(|name| name.to_string()).filter(|name| !everyones.contains(&name.as_str())).collect()
+}
+
+fn learned(calls: &[(&str, &str)]) -> WarmSets {
+    let mut sets = WarmSets::default();
+    for (workload, called) in calls {
+        sets.learn(&WorkloadKey::new("shop", *workload), upstream(called), Moment(1));
+    }
+    sets
+}
+
+#[test]
+fn a_new_pod_has_what_others_of_its_workload_called_and_the_others_are_left_alone() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Service(cart()));
+    mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.3")));
+    mesh.translator.learned(learned(&[("web", "cart.shop:80"), ("web", "cart.shop:81"), ("web", "gone.shop:80")]));
+    assert_eq!(mesh.apply(Object::Pod(pod("shop/web-2", "10.244.0.4")))[0], "view web-2.shop");
+    mesh.apply(Object::Pod(pod("shop/other-1", "10.244.0.5")));
+    assert_eq!(pushed(&mesh, "shop/web-1"), [""; 0]);
+    assert_eq!(pushed(&mesh, "shop/web-2"), ["10.96.0.5:80"], "only what exists");
+    assert_eq!(pushed(&mesh, "shop/other-1"), [""; 0]);
+    let mut changed = pod("shop/web-1", "10.244.0.3");
+    changed.labels.insert("version".into(), "2".into());
+    mesh.apply(Object::Pod(changed));
+    assert_eq!(pushed(&mesh, "shop/web-1"), [""; 0], "it runs, and knows what it calls");
+    mesh.change(Event::Delete(Object::Service(cart()).object_ref()));
+    mesh.translator.learned(WarmSets::default());
+    mesh.apply(Object::Pod(pod("shop/web-2", "10.244.0.14")));
+    assert_eq!(pushed(&mesh, "shop/web-2"), ["10.96.0.5:80"], "as if it had asked for it itself");
+}
+
+#[test]
+fn pods_of_a_workload_share_what_they_are_given() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Service(cart()));
+    mesh.translator.learned(learned(&[("web", "cart.shop:80")]));
+    mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.3")));
+    mesh.apply(Object::Pod(pod("shop/web-2", "10.244.0.4")));
+    assert!(Arc::ptr_eq(&warm_set(&mesh, "shop/web-1"), &warm_set(&mesh, "shop/web-2")));
+}
+
+#[test]
+fn a_new_pod_has_what_targets_and_its_annotation_declare() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Service(cart().http(81)));
+    mesh.apply(Object::Service(service("shop/mail").ip("10.96.0.6").http(25).http(80)));
+    mesh.apply(Object::Pod(cart_pod()));
+    mesh.apply(Object::TrafficTarget(target("shop/t", "cart", &["shop/web"], vec![])));
+    let mut web = pod("shop/web-1", "10.244.0.3");
+    web.upstreams.extend([upstream("mail.shop:25"), upstream("later.shop")]);
+    mesh.apply(Object::Pod(web));
+    assert_eq!(pushed(&mesh, "shop/web-1"), ["10.96.0.5:80", "10.96.0.5:81", "10.96.0.6:25"]);
+    let later = service("shop/later").ip("10.96.0.7").http(80);
+    assert!(mesh.apply(Object::Service(later)).contains(&"view web-1.shop".to_owned()));
+    assert_eq!(pushed(&mesh, "shop/web-1").last().map(String::as_str), Some("10.96.0.7:80"));
+}
+
+#[test]
+fn the_cluster_of_a_split_with_matches_is_warm_with_its_root() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Service(cart()));
+    mesh.apply(Object::HttpRouteGroup(route_group("shop/g", &["/beta"])));
+    let mut by_match = split("shop/s", "cart", &[("cart", 1)]);
+    by_match.matches = vec!["g".into()];
+    mesh.apply(Object::TrafficSplit(by_match));
+    mesh.translator.learned(learned(&[("web", "cart.shop:80")]));
+    mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.3")));
+    assert_eq!(pushed(&mesh, "shop/web-1"), ["10.96.0.5:80", "10.96.0.5:80/split"]);
+}
+
+#[test]
+fn a_restart_gives_nothing_to_pods_that_run_and_everything_to_those_that_are_about_to() {
+    let mut world = World::default();
+    world.apply(Event::Apply(Object::Service(cart())));
+    let mut dirty = world.apply(Event::Apply(Object::Pod(pod("shop/web-1", "10.244.0.3"))));
+    let mut pending = pod("shop/web-2", "10.244.0.4");
+    pending.ips.clear();
+    dirty.merge(world.apply(Event::Apply(Object::Pod(pending))));
+    let mut mesh = Mesh { world, translator: Translator::default() };
+    mesh.translator.learned(learned(&[("web", "cart.shop:80")]));
+    mesh.translator.translate(&mesh.world, &dirty);
+    assert_eq!((pushed(&mesh, "shop/web-1"), pushed(&mesh, "shop/web-2")), (vec![], vec!["10.96.0.5:80".to_owned()]));
 }

@@ -7,11 +7,12 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::*;
-use crate::inspect::metrics;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
-    GetConvergenceRequest, ListDeliveriesRequest, ListDiagnosticsRequest, ListHeldBackRequest, ListProxiesRequest,
+    GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDiagnosticsRequest, ListHeldBackRequest,
+    ListProxiesRequest, ListUpstreamsRequest,
 };
+use crate::inspect::{Edge, How, Origin, Used, metrics};
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, WorkloadKey};
 use crate::snapshot::{Resource, ResourceType};
 use crate::xds::status::{
@@ -124,6 +125,33 @@ impl Mesh for Fixture {
     }
 }
 
+impl Graph for Fixture {
+    fn edges(&self) -> Vec<Edge> {
+        let edge = |caller: WorkloadKey, called: &str, origin, since, pods| Edge {
+            caller,
+            destination: called.parse().unwrap(),
+            origin,
+            since,
+            pods,
+        };
+        let since = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
+        vec![
+            edge(WorkloadKey::new("bank", "teller"), "vault.bank:443", Origin::Declared, None, 0),
+            edge(WorkloadKey::new("shop", "web"), "cart.shop:80", Origin::Learned, since, 2),
+        ]
+    }
+
+    fn used(&self, pod: &PodKey) -> Option<Vec<Used>> {
+        let used = |cluster: &str, called: Option<&str>, how| Used {
+            cluster: cluster.into(),
+            destination: called.map(|called| called.parse().unwrap()),
+            how,
+        };
+        let cart = used("10.96.0.5:80", Some("cart.shop:80"), How::Asked);
+        (pod.namespace.as_str() == "shop").then(|| vec![cart, used("passthrough", None, How::Warm)])
+    }
+}
+
 impl Delivery for Fixture {
     fn snapshot(&self) -> u64 {
         7
@@ -136,8 +164,8 @@ impl Delivery for Fixture {
 
 fn admin(readiness: Readiness, registry: Registry) -> Router {
     let fixture = Arc::new(Fixture);
-    let (proxies, mesh, delivery) = (fixture.clone(), fixture.clone(), fixture);
-    Admin { proxies, mesh, delivery, readiness, registry: Arc::new(registry) }.router()
+    let (proxies, mesh, graph, delivery) = (fixture.clone(), fixture.clone(), fixture.clone(), fixture);
+    Admin { proxies, mesh, graph, delivery, readiness, registry: Arc::new(registry) }.router()
 }
 
 async fn get_path(router: &Router, path: &str) -> (StatusCode, String) {
@@ -158,6 +186,15 @@ async fn readiness_is_refused_with_the_reason_until_it_opens() {
     blocker.release();
     assert_eq!(get_path(&router, "/readyz").await.0, StatusCode::OK);
     assert_eq!(get_path(&router, "/other").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_graph_is_json() {
+    let (status, body) = get_path(&admin(Readiness::default(), Registry::default()), "/graph").await;
+    assert_eq!(status, StatusCode::OK);
+    let teller = r#"{"caller":"bank/teller","destination":"vault.bank:443","origin":"declared","pods":0}"#;
+    let web = r#"{"caller":"shop/web","destination":"cart.shop:80","origin":"learned","since":"2026-01-01T00:00:00Z","pods":2}"#;
+    assert_eq!(body, format!(r#"{{"edges":[{teller},{web}]}}"#));
 }
 
 #[tokio::test]
@@ -207,6 +244,14 @@ async fn the_inspection_api_answers_on_the_same_port_as_http() {
     let diagnostics = client.list_diagnostics(ListDiagnosticsRequest {}).await.unwrap().into_inner().diagnostics;
     insta::assert_debug_snapshot!(diagnostics);
     let convergence = client.get_convergence(GetConvergenceRequest {}).await.unwrap().into_inner();
+    let graph = GetGraphRequest { namespace: "shop".to_owned() };
+    let edges = client.get_graph(graph).await.unwrap().into_inner().edges;
+    assert_eq!(edges.iter().map(|edge| edge.destination.as_str()).collect::<Vec<_>>(), ["cart"]);
+    let of = |namespace: &str| ListUpstreamsRequest { namespace: namespace.to_owned(), pod: "web-1".to_owned() };
+    let upstreams = client.list_upstreams(of("shop")).await.unwrap().into_inner().upstreams;
+    let found: Vec<_> = upstreams.iter().map(|u| (&*u.cluster, &*u.destination, u.warm)).collect();
+    assert_eq!(found, [("10.96.0.5:80", "cart.shop:80", false), ("passthrough", "", true)]);
+    assert_eq!(client.list_upstreams(of("bank")).await.unwrap_err().code(), tonic::Code::NotFound);
     let found = (convergence.snapshot, convergence.connected, convergence.behind, convergence.refusing);
     assert_eq!(found, (7, 2, 1, 1));
     let cart = ListDeliveriesRequest { kind: "service".to_owned(), name: "cart".to_owned(), ..Default::default() };

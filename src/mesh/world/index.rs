@@ -30,6 +30,8 @@ pub(super) struct Index {
     pub(super) pods_of_account: Multimap<ServiceAccountKey, PodKey>,
     /// Targets by their destination.
     pub(super) targets_of_account: Multimap<ServiceAccountKey, Named>,
+    /// Targets by each of their sources.
+    pub(super) targets_of_source: Multimap<ServiceAccountKey, Named>,
     /// Targets by each HTTPRouteGroup of their rules.
     pub(super) targets_of_group: Multimap<Named, Named>,
     /// Targets by each TCPRoute of their rules.
@@ -41,7 +43,7 @@ impl Index {
         self.selection.insert_pod(pod);
         self.pods_of_account.insert(pod.account.clone(), pod.key.clone());
         for upstream in &pod.upstreams {
-            self.pods_upstream_of.insert(upstream.clone(), pod.key.clone());
+            self.pods_upstream_of.insert(upstream.service.clone(), pod.key.clone());
         }
     }
 
@@ -49,7 +51,7 @@ impl Index {
         self.selection.remove_pod(pod);
         self.pods_of_account.remove(&pod.account, &pod.key);
         for upstream in &pod.upstreams {
-            self.pods_upstream_of.remove(upstream, &pod.key);
+            self.pods_upstream_of.remove(&upstream.service, &pod.key);
         }
     }
 
@@ -75,6 +77,9 @@ impl Index {
 
     pub(super) fn insert_target(&mut self, name: &Named, target: &TrafficTarget) {
         self.targets_of_account.insert(target.destination.clone(), name.clone());
+        for source in &target.sources {
+            self.targets_of_source.insert(source.clone(), name.clone());
+        }
         for rule in &target.rules {
             let (targets, route) = self.targets_by(rule);
             targets.insert((target.namespace.clone(), route.clone()), name.clone());
@@ -83,6 +88,9 @@ impl Index {
 
     pub(super) fn remove_target(&mut self, name: &Named, target: &TrafficTarget) {
         self.targets_of_account.remove(&target.destination, name);
+        for source in &target.sources {
+            self.targets_of_source.remove(source, name);
+        }
         for rule in &target.rules {
             let (targets, route) = self.targets_by(rule);
             targets.remove(&(target.namespace.clone(), route.clone()), name);

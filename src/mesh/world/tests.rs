@@ -85,7 +85,7 @@ fn a_slice_that_changes_its_service_leaves_nothing_behind() {
 fn an_upstream_that_appears_touches_the_pods_that_declare_it() {
     let mut world = World::default();
     let mut web = pod("shop/web-1", "10.244.0.2");
-    web.upstreams.insert(service_key("shop/cart"));
+    web.upstreams.insert(upstream("cart.shop"));
     apply(&mut world, Object::Pod(web));
     let dirty = apply(&mut world, Object::Service(service("shop/cart").ip("10.96.0.5").http(80)));
     assert_eq!(dirty.pods, BTreeSet::from([pod_key("shop/web-1")]));
@@ -139,7 +139,7 @@ fn what_is_a_pods_own_affair_touches_no_service() {
     apply(&mut world, Object::Service(service("shop/cart").http(80).selects("app", "cart")));
     let mut cart = pod("shop/cart-1", "10.244.0.2");
     apply(&mut world, Object::Pod(cart.clone()));
-    cart.upstreams.insert(service_key("shop/db"));
+    cart.upstreams.insert(upstream("db.shop"));
     let dirty = apply(&mut world, Object::Pod(cart));
     assert_eq!((dirty.services.len(), dirty.pods.len()), (0, 1));
 }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::mesh::object::{ContainerPort, Pod, Probe};
-use crate::mesh::{PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
+use crate::mesh::{PodKey, ServiceAccountKey, Upstream, WorkloadKey};
 
 use super::{Findings, name_of, namespace_of};
 
@@ -196,25 +196,21 @@ fn workload(metadata: &ObjectMeta) -> &str {
     }
 }
 
-/// `NAMESPACE/NAME` or `NAME`, separated by commas.
-fn upstreams(metadata: &ObjectMeta, findings: &mut Findings) -> BTreeSet<ServiceKey> {
+/// Services as [`Upstream::parse`] reads them, separated by commas. One that is no Service leaves the others.
+fn upstreams(metadata: &ObjectMeta, findings: &mut Findings) -> BTreeSet<Upstream> {
     let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(UPSTREAMS));
     let mut upstreams = BTreeSet::new();
     for entry in text.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|entry| !entry.is_empty()) {
-        match entry.split('/').collect::<Vec<_>>()[..] {
-            [name] => upstreams.insert(ServiceKey::new(namespace_of(metadata), name)),
-            [namespace, name] if !namespace.is_empty() && !name.is_empty() => {
-                upstreams.insert(ServiceKey::new(namespace, name))
+        match Upstream::parse(entry, &namespace_of(metadata)) {
+            Ok(upstream) => {
+                upstreams.insert(upstream);
             }
-            _ => {
-                findings.warning(
-                    format!("metadata.annotations.{UPSTREAMS}"),
-                    format!("`{entry}` is not a Service"),
-                    "write NAMESPACE/NAME or NAME, separated by commas",
-                );
-                false
-            }
-        };
+            Err(error) => findings.warning(
+                format!("metadata.annotations.{UPSTREAMS}"),
+                format!("`{entry}` is left out: {error}"),
+                "write SERVICE.NAMESPACE[:PORT], separated by commas",
+            ),
+        }
     }
     upstreams
 }

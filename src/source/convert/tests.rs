@@ -130,7 +130,7 @@ metadata:
   name: cart-v1-5d8f-x2x
   namespace: shop
   labels: {app: cart, pod-template-hash: 5d8f}
-  annotations: {weft.dev/upstreams: 'db, other/mail'}
+  annotations: {weft.dev/upstreams: 'db, other/mail, queue.other:5672'}
   ownerReferences:
   - {apiVersion: apps/v1, kind: ReplicaSet, name: cart-v1-5d8f, uid: u, controller: true}
 spec:
@@ -163,7 +163,10 @@ fn a_pod_has_its_workload_account_ports_and_probes() {
     assert_eq!(pod.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [2, 8080]);
     let probes = [Probe::Http(8080, "/live".to_owned()), Probe::Tcp(9090), Probe::Grpc(9091)];
     assert_eq!(pod.probes, BTreeSet::from(probes));
-    assert_eq!(pod.upstreams, BTreeSet::from([ServiceKey::new("shop", "db"), ServiceKey::new("other", "mail")]));
+    assert_eq!(
+        pod.upstreams,
+        BTreeSet::from(["db.shop", "mail.other", "queue.other:5672"].map(|u| u.parse().expect("one")))
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::*;
 use crate::mesh::PodKey;
 use crate::snapshot::ResourceType::{Cluster, Endpoints, Listener, Route};
 use crate::snapshot::{Pushed, Resource, Version, View};
+use crate::xds::learn::Nobody;
 use crate::xds::session::{Patience, Protocol, Response};
 use crate::xds::stream::take_stock;
 use crate::xds::testing::{TestSecrets, gone, identity, put, resource};
@@ -41,6 +42,8 @@ struct Client {
     registration: Registration,
     wants: Wants,
     has: Has,
+    /// The clusters that it had when it connected.
+    claimed: BTreeSet<String>,
     /// Written and not read.
     wire: VecDeque<Response>,
     /// Contents that it was ever sent.
@@ -63,7 +66,8 @@ impl Client {
         };
         let registration = registry.enter(about, session.clone());
         let (wire, seen) = (VecDeque::new(), BTreeSet::new());
-        let mut client = Self { proxy, session, registration, wants: Wants::new(), has, wire, seen };
+        let claimed = has.keys().filter(|(kind, _)| *kind == Cluster).map(|(_, name)| name.clone()).collect();
+        let mut client = Self { proxy, session, registration, wants: Wants::new(), has, claimed, wire, seen };
         for kind in [Cluster, Endpoints, Listener, Route] {
             let names = wants.get(&kind).cloned().unwrap_or_default();
             client.has.retain(|(other, name), _| *other != kind || kind.has_wildcard() || names.contains(name));
@@ -108,7 +112,7 @@ impl Client {
 
     /// What the stream's loop does after each event.
     fn pump(&mut self, now: Instant) {
-        take_stock(&self.session, &self.registration);
+        take_stock(&self.session, &self.registration, &Nobody);
         loop {
             let response = lock(&self.session).poll(now);
             let Some(response) = response else { break };
@@ -239,6 +243,11 @@ impl Rig {
                 let mut names: BTreeSet<_> = client.wants[&kind].iter().map(|name| name.as_str().into()).collect();
                 if kind.has_wildcard() {
                     names.extend(self.source.wildcard(&client.proxy, kind));
+                }
+                if kind == Cluster {
+                    // What it had when it came, and no longer is in its wildcard, it may keep.
+                    let kept = client.claimed.iter().filter(|name| client.version(kind, name).is_some());
+                    names.extend(kept.map(|name| name.as_str().into()));
                 }
                 for name in &names {
                     let has = client.version(kind, name.as_str());

@@ -75,10 +75,11 @@ impl Scene {
 
     fn refuse(&mut self, slot: Slot, bad: &Arc<Resource>, good: Option<Arc<Resource>>, accepted: bool) -> bool {
         let had = good.is_some();
-        let refused = RefusedResource { resource: bad.clone(), good, had, message: "no such socket".into() };
+        let refused =
+            RefusedResource { by: proxy_of(slot), resource: bad.clone(), good, had, message: "no such socket".into() };
         let busy = self.busy.clone();
         let busy = |slot| busy.contains(slot);
-        self.rollout.refused((slot, &proxy_of(slot)), refused, accepted, &self.interest, &busy, self.now)
+        self.rollout.refused(slot, refused, accepted, &self.interest, &busy, self.now)
     }
 
     fn wait(&mut self, duration: Duration) {

@@ -17,7 +17,7 @@ use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 use crate::xds::rollout::RefusedResource;
 use crate::xds::status::Totals;
-use crate::xds::subscription::{Changed, Subscription};
+use crate::xds::subscription::{Changed, Names, Subscription};
 
 /// What the client has of one name.
 #[derive(Clone, Debug, PartialEq)]
@@ -227,6 +227,18 @@ impl Held {
         wanted.then(|| snapshot.get(proxy, self.kind, name)).flatten()
     }
 
+    /// Before the first comparison: what an earlier stream was pushed, exists, and is not in this one's wildcard counts
+    /// as asked for, since connections use it. Another control plane may know less of what its workload calls.
+    pub(super) fn adopt(&mut self, proxy: &ProxyId, snapshot: &Snapshot) -> Names {
+        if self.base.is_some() || !self.subscription.wildcard() {
+            return Names::new();
+        }
+        let claimed = self.exceptions.iter().filter(|(_, exception)| exception.has.is_some()).map(|(name, _)| name);
+        let exists = claimed.filter_map(|name| snapshot.intern(self.kind, name.as_str()));
+        let left_out = exists.filter(|name| !snapshot.in_wildcard(proxy, self.kind, name));
+        self.subscription.adopt(left_out.cloned())
+    }
+
     /// Notes what the client has now and whether it had anything before; no exception is kept where the base says the
     /// same.
     pub(super) fn settle(&mut self, proxy: &ProxyId, name: &ResourceName, has: Option<Holding>, had: bool) {
@@ -241,7 +253,7 @@ impl Held {
 
     /// Whether the client has nothing at all yet.
     pub(super) fn begins(&self, kind: ResourceType) -> bool {
-        let nothing = self.base.is_none() && self.exceptions.is_empty() && self.count == 0;
+        let nothing = self.base.is_none() && self.exceptions.is_empty() && self.due.is_empty() && self.count == 0;
         nothing && self.outstanding.is_empty() && kind != ResourceType::Secret
     }
 
@@ -317,6 +329,7 @@ impl Held {
         }
         let bad = match &refused.items[..] {
             [item] => Some(RefusedResource {
+                by: proxy.clone(),
                 resource: item.resource.clone(),
                 good: item.had.as_ref().and_then(|had| had.content.clone()),
                 had: item.had.is_some(),

@@ -165,6 +165,7 @@ impl Session {
     /// A newer snapshot is there.
     pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = Some(snapshot);
+        self.adopt();
     }
 
     /// Some identity's secrets changed.
@@ -200,6 +201,9 @@ impl Session {
         self.changes.extend(changed.of_names().map(|changed| (kind, changed)));
         held.subscribed(&self.proxy, changed, first);
         self.pay_endpoints(kind, first);
+        if first {
+            self.adopt();
+        }
         Ok(())
     }
 
@@ -303,6 +307,11 @@ impl Session {
         std::mem::take(&mut self.changes)
     }
 
+    /// Whether there is something to take.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     /// What the client refused, and is known to be the bad one, since this was asked last.
     pub(crate) fn take_refused(&mut self) -> Vec<RefusedResource> {
         std::mem::take(&mut self.refused)
@@ -345,6 +354,12 @@ impl Session {
         self.types.iter().flat_map(refused).collect()
     }
 
+    /// The clusters that the proxy asked for by name on this stream, or had before and kept.
+    pub(crate) fn asked_clusters(&self) -> Names {
+        let held = self.types.get(&ResourceType::Cluster);
+        held.map(|held| held.subscription.names().clone()).unwrap_or_default()
+    }
+
     /// What was said and heard on this stream so far.
     pub(crate) fn totals(&self) -> impl Iterator<Item = (ResourceType, Totals)> {
         self.types.iter().map(|(kind, held)| (*kind, held.counters.totals))
@@ -354,6 +369,16 @@ impl Session {
     fn warming_until(&self) -> Option<Instant> {
         let sent = self.types.get(&ResourceType::Cluster)?.outstanding.iter();
         sent.filter(|sent| !sent.items.is_empty()).map(|sent| sent.at + self.patience.warming).max()
+    }
+
+    /// Clusters that the client has from an earlier stream and would lose count as asked for (see [`Held::adopt`]).
+    fn adopt(&mut self) {
+        let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.knows(&self.proxy)) else { return };
+        let Some(held) = self.types.get_mut(&ResourceType::Cluster) else { return };
+        let added = held.adopt(&self.proxy, snapshot);
+        if !added.is_empty() {
+            self.changes.push((ResourceType::Cluster, Changed { added: Arc::new(added), ..Changed::default() }));
+        }
     }
 
     /// The first request for endpoints: those of clusters that this stream has sent are due in any case (rule 23).

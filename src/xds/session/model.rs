@@ -84,6 +84,8 @@ struct Model {
     will_have: BTreeMap<(ResourceType, String), Version>,
     /// What may be sent although the client has it.
     excused: BTreeSet<(ResourceType, String)>,
+    /// Clusters of an earlier stream that are kept although this one's wildcard does not contain them.
+    adopted: BTreeSet<String>,
 }
 
 impl Model {
@@ -99,6 +101,7 @@ impl Model {
             wire: VecDeque::new(),
             will_have: BTreeMap::new(),
             excused: BTreeSet::new(),
+            adopted: BTreeSet::new(),
         };
         model.session.publish(model.snapshot.clone());
         model
@@ -113,6 +116,7 @@ impl Model {
             Step::Publish(changes) => {
                 self.snapshot = Arc::new(self.snapshot.with(changes));
                 self.session.publish(self.snapshot.clone());
+                self.adopt();
                 if !self.delta() {
                     self.excuse_kept();
                 }
@@ -129,6 +133,18 @@ impl Model {
             }
             Step::Reconnect => self.reconnect(),
             Step::Wait => self.now += Duration::from_secs(3),
+        }
+    }
+
+    /// What is left out of the wildcard before the stream was first brought to a snapshot.
+    fn adopt(&mut self) {
+        let wants = &self.wants[&Cluster];
+        let compared = self.session.types.get(&Cluster).is_none_or(|held| held.base.is_some());
+        if self.delta() && !compared && wants.wildcard {
+            let exists = |name: &&String| self.snapshot.intern(Cluster, name).is_some();
+            let left_out = |name: &&String| !self.snapshot.in_wildcard(&proxy(), Cluster, &name.as_str().into());
+            let claimed = wants.has.keys().filter(|name| !wants.names.contains(*name));
+            self.adopted.extend(claimed.filter(exists).filter(left_out).cloned());
         }
     }
 
@@ -157,6 +173,9 @@ impl Model {
             wants.wildcard &= wants.names.contains("*"); // rule 26
         }
         wants.names.extend(add.iter().map(|name| name.to_string()));
+        if kind == Cluster {
+            self.adopted.retain(|name| !add.contains(&name.as_str()));
+        }
         for name in &drop {
             wants.names.remove(*name);
             if !wants.wildcard {
@@ -196,6 +215,9 @@ impl Model {
             let names = wants.names.clone();
             wants.has.retain(|name, _| names.contains(name));
             self.will_have.retain(|(other, name), _| *other != kind || names.contains(name));
+            if kind == Cluster {
+                self.adopted.clear();
+            }
             self.request_delta(kind, vec![], vec!["*".into()], String::new(), None);
         }
     }
@@ -243,7 +265,8 @@ impl Model {
             let key = (kind, resource.name.to_string());
             let wants = &self.wants[&kind];
             if kind == Endpoints && !wants.names.contains(resource.name.as_str()) {
-                let waits = self.wants[&Cluster].names.contains(resource.name.as_str());
+                let waits = self.wants[&Cluster].names.contains(resource.name.as_str())
+                    || self.adopted.contains(resource.name.as_str());
                 assert!(self.delta() && waits, "{key:?} is sent ahead of a cluster that is not waited for");
                 continue;
             }
@@ -300,6 +323,7 @@ impl Model {
         self.wire.clear();
         self.will_have.clear();
         self.excused.clear();
+        self.adopted.clear();
         let delta = self.delta();
         for kind in KINDS {
             let wants = self.wants.get_mut(&kind).expect("a type of the model");
@@ -331,6 +355,7 @@ impl Model {
             };
             self.session.delta(request, self.now).expect("a good request");
         }
+        self.adopt();
     }
 
     /// Everything is written, read and answered, and all timeouts have passed.
@@ -352,6 +377,9 @@ impl Model {
             let mut names: BTreeSet<ResourceName> = wants.names.iter().map(|n| n.as_str().into()).collect();
             if wants.wildcard {
                 names.extend(self.snapshot.wildcard(&proxy(), kind));
+            }
+            if kind == Cluster {
+                names.extend(self.adopted.iter().map(|name| name.as_str().into()));
             }
             let can_delete = self.delta() || kind.has_wildcard();
             for name in &names {

@@ -164,3 +164,43 @@ fn on_demand_discovery_beside_the_wildcard() {
     s.ack(Endpoints);
     assert_eq!(s.session.settled(), Some(s.snapshot.number()));
 }
+
+#[test]
+fn a_cluster_that_was_pushed_before_a_reconnection_stays_although_it_is_no_longer_known_to_be_used() {
+    let mut s = Script::delta([on_demand(&["a"]), put(Cluster, "a", 1), put(Cluster, "b", 2), put(Cluster, "c", 1)]);
+    s.reconnect(Cluster, &["*"], &[("a", 1), ("b", 1), ("c", 1), ("gone", 1)]);
+    assert_eq!(s.says(), ["Cluster b2"], "connections use them");
+    s.ack(Cluster);
+    s.wait(Duration::from_secs(15)); // there are no routes whose acknowledgement would end the wait (rule 28)
+    assert_eq!(s.says(), ["Cluster -gone"]);
+    s.ack(Cluster);
+    s.publish([put(Cluster, "c", 2)]);
+    assert_eq!(s.says(), ["Cluster c2"]);
+    s.ack(Cluster);
+    assert_eq!(s.session.status(|_| std::time::SystemTime::UNIX_EPOCH)[&Cluster].resources, 3);
+    s.publish([gone(Cluster, "c")]);
+    assert_eq!(s.says(), QUIET);
+    s.wait(Duration::from_secs(15));
+    assert_eq!(s.says(), ["Cluster -c"]);
+    s.ack(Cluster);
+    assert_eq!(s.session.settled(), Some(s.snapshot.number()));
+}
+
+#[test]
+fn a_flood_of_first_calls_is_answered_at_once_and_in_one() {
+    let mut s = Script::delta([on_demand(&[]), put(Cluster, "10.96.0.5:80", 1)]);
+    s.subscribe(Cluster, &[], &[]);
+    assert_eq!(s.says(), ["Cluster"]);
+    s.ack(Cluster);
+    for number in 0..1_000 {
+        s.subscribe(Cluster, &[&format!("10.97.0.{}:{number}", number % 256)], &[]);
+    }
+    s.subscribe(Cluster, &["10.96.0.5:80"], &[]);
+    let said = s.says();
+    assert_eq!(said.len(), 1, "only the newest request is answered");
+    assert!(said[0].starts_with("Cluster 10.96.0.5:801 -10.97."), "{}", said[0]);
+    assert_eq!(said[0].matches(" -").count(), 1_000);
+    s.ack(Cluster);
+    assert_eq!(s.session.types[&Cluster].subscription.names().len(), 1_001);
+    assert_eq!(s.session.settled(), Some(s.snapshot.number()));
+}

@@ -1,0 +1,58 @@
+//! What each workload calls, so that a new pod of it has its destinations before its first call.
+//!
+//! ```text
+//!  subscriptions ─▶ WarmSets::learn ─┐                     ┌─▶ envoy: pushed to new pods with the wildcard
+//!  other replicas ─▶ WarmSets::merge ┼─▶ WarmSets ─────────┼─▶ inspect: who calls whom
+//!  WarmStore::load ─▶ merge          ┘        └─▶ WarmStore::save, a while later
+//! ```
+//!
+//! A set is of a workload, and names Services by name and port: an address may be another's tomorrow. Pods that are
+//! called by address are not in it for that reason.
+//!
+//! [`WarmSets`] is a state-based CRDT: replicas that share a [`WarmStore`] come to the same sets in whatever order they
+//! read and write, without a lock. So a lost write costs nothing but time.
+
+mod document;
+mod file;
+mod sets;
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+
+pub use document::DocumentError;
+pub use file::FileStore;
+pub use sets::{Learned, MAX_IN_SET, Moment, Seen, WarmSets};
+
+/// Where warm sets are kept when the control plane ends, and where replicas find each other's.
+///
+/// Neither call is made for each thing that is learned: the control plane calls them every few seconds at most. A store
+/// that only one replica may write (a ConfigMap, by the holder of a lease) saves nothing on the others.
+pub trait WarmStore: Send + Sync + fmt::Debug {
+    /// What is kept there; `None` if that is nothing, or nothing else than was loaded or saved here last.
+    fn load(&self) -> BoxFuture<'_, Result<Option<WarmSets>, StoreError>>;
+
+    /// Keeps `sets` in place of what is there; they contain what was loaded before.
+    fn save(&self, sets: WarmSets) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Why sets are not kept. Nothing but warmth is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be read or written.
+    #[error("warm sets in {place}: {error}; new pods wait at their first calls until this is repaired")]
+    Io {
+        /// The file.
+        place: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// It is of a later Weft, which is left its file.
+    #[error("warm sets in {place}: {error}; they are neither read nor written here")]
+    Newer {
+        /// The file.
+        place: String,
+        /// Its version.
+        error: DocumentError,
+    },
+}
