@@ -78,7 +78,7 @@ async fn a_flood_is_read_at_its_rate_after_a_burst() {
 #[tokio::test(start_paused = true)]
 async fn a_large_request_counts_more() {
     let (sender, mut requests) = requests(Rate { per_second: 10, burst: 1 });
-    sender.send(framed(&"x".repeat(100 << 10)).into()).expect("open");
+    sender.send(framed(&"x".repeat(1_600 << 10)).into()).expect("open");
     sender.send(framed("x").into()).expect("open");
     let start = Instant::now();
     requests.message().await.expect("no error").expect("a request");
