@@ -24,6 +24,7 @@ test: setup-all ## Run every test and print how many passed and failed
 	@e2e/scripts/test
 
 e2e: setup-all ## Run the end-to-end tests alone
+	cargo build --locked --bin weft
 	cargo test --locked --package weft-e2e --no-fail-fast
 
 SECONDS ?= 600
