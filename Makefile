@@ -23,9 +23,11 @@ up: setup ## Run the shop in a mesh until Ctrl-C; edit target/shop and see (exam
 test: setup-all ## Run every test and print how many passed and failed
 	@e2e/scripts/test
 
-e2e: setup-all ## Run the end-to-end tests alone
+e2e: setup-all ## Run every scenario on stock Envoys, the slow ones too, and write target/e2e/report.json
 	cargo build --locked --bin weft
-	cargo test --locked --package weft-e2e --no-fail-fast
+	rm -rf target/e2e/scenarios
+	status=0; cargo test --locked --package weft-e2e --features slow --no-fail-fast || status=1; \
+		cargo run --locked --quiet --package weft-e2e --bin report && exit $$status
 
 SECONDS ?= 600
 

@@ -1,7 +1,8 @@
 //! End-to-end tests of Weft on stock Envoys: a mesh on this machine, and what can be seen of it.
 //!
 //! ```text
-//!  bin/demo, bin/bench, tests/ ──▶ checks, churn (what must hold) ──▶ mesh (start, change, call, look) ──▶ weft::local
+//!  bin/demo, bin/bench ─┬─▶ checks, churn (what must hold) ──▶ mesh (start, change, call, look) ──▶ weft::local
+//!  tests/ ──▶ scenario ─┘
 //! ```
 
 pub mod checks;
@@ -10,6 +11,7 @@ pub mod inspection;
 pub mod load;
 pub mod mesh;
 pub mod report;
+pub mod scenario;
 
 use std::time::{Duration, Instant};
 

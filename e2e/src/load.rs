@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, pipe};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use weft::local::Client;
 use weft::local::control::PodSelector;
+
+use crate::scenario::Traffic;
 
 /// The summary that `weft app call -o json` prints.
 #[derive(Clone, Debug, Deserialize)]
@@ -68,10 +71,16 @@ pub struct Load {
     /// Closing it ends the calls.
     stdin: std::io::PipeWriter,
     running: JoinHandle<anyhow::Result<String>>,
+    traffic: Arc<Traffic>,
 }
 
 impl Load {
-    pub(crate) fn start(client: Client, pod: PodSelector, argv: Vec<String>) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        client: Client,
+        pod: PodSelector,
+        argv: Vec<String>,
+        traffic: Arc<Traffic>,
+    ) -> anyhow::Result<Self> {
         let (stdin, writer) = pipe()?;
         let (mut reader, stdout) = pipe()?;
         let running = std::thread::spawn(move || {
@@ -85,7 +94,7 @@ impl Load {
             let text = printing.join().map_err(|_| anyhow!("the reader of the calls panicked"))??;
             if text.is_empty() { bail!("the calls ended with {code} and said nothing") } else { Ok(text) }
         });
-        Ok(Self { stdin: writer, running })
+        Ok(Self { stdin: writer, running, traffic })
     }
 
     /// Ends the calls, however few they were.
@@ -95,7 +104,9 @@ impl Load {
     pub fn end(self) -> anyhow::Result<Summary> {
         drop(self.stdin);
         let text = self.running.join().map_err(|_| anyhow!("the load panicked"))??;
-        Summary::parse(&text)
+        let summary = Summary::parse(&text)?;
+        self.traffic.load(&summary);
+        Ok(summary)
     }
 
     /// Ends the calls.

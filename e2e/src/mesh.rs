@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,6 +17,7 @@ use weft::local::{Client, Options, Playground};
 
 use crate::inspection::Inspection;
 use crate::load::{Load, Summary};
+use crate::scenario::Traffic;
 use crate::until;
 
 /// How long pods may take to start or stop.
@@ -27,8 +29,10 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 /// A running playground on a copy of a directory.
 #[derive(Debug)]
 pub struct Mesh {
+    name: String,
     playground: Playground,
     directory: TempDir,
+    traffic: Arc<Traffic>,
 }
 
 /// The root of the repository.
@@ -100,10 +104,20 @@ impl Mesh {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             ready_within: PATIENCE,
         })?;
-        let mesh = Self { playground, directory };
+        let mesh = Self { name: name.to_owned(), playground, directory, traffic: Arc::default() };
         // The pods are ready; the control plane is about to hear of it.
         mesh.inspection()?.converged_after(0, Instant::now())?;
         Ok(mesh)
+    }
+
+    /// As it was called at the start.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The calls that were made in it.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// The playground's control socket.
@@ -216,8 +230,8 @@ impl Mesh {
     /// # Errors
     /// When it could not be run.
     pub fn call(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let (_, text) = self.client().output(selector(pod)?, weft_app_call(arguments))?;
-        Ok(text)
+        self.traffic.call();
+        self.run(pod, arguments)
     }
 
     /// As [`Mesh::call`], with a summary.
@@ -225,7 +239,18 @@ impl Mesh {
     /// # Errors
     /// When it could not be run.
     pub fn calls(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
-        Summary::parse(&self.call(pod, &[&["-o", "json"], arguments].concat())?)
+        let summary = self.summary(pod, arguments)?;
+        self.traffic.load(&summary);
+        Ok(summary)
+    }
+
+    fn summary(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
+        Summary::parse(&self.run(pod, &[&["-o", "json"], arguments].concat())?)
+    }
+
+    fn run(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let (_, text) = self.client().output(selector(pod)?, weft_app_call(arguments))?;
+        Ok(text)
     }
 
     /// How one call ended: `200`, `403`, `PERMISSION_DENIED`, `ok`, `closed`, …
@@ -233,7 +258,8 @@ impl Mesh {
     /// # Errors
     /// When it could not be made.
     pub fn code(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let summary = self.calls(pod, arguments)?;
+        self.traffic.call();
+        let summary = self.summary(pod, arguments)?;
         summary.codes.into_keys().next().context("a call that ended somehow")
     }
 
@@ -262,7 +288,7 @@ impl Mesh {
     /// When they cannot be started.
     pub fn load(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Load> {
         let arguments = [&["-o", "json", "--until-stdin-closes"], arguments].concat();
-        Load::start(self.client().clone(), selector(pod)?, weft_app_call(&arguments))
+        Load::start(self.client().clone(), selector(pod)?, weft_app_call(&arguments), self.traffic.clone())
     }
 
     /// What a sidecar's admin interface answers to a GET.

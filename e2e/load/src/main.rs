@@ -34,7 +34,7 @@ struct Args {
     #[arg(long)]
     weft: Option<PathBuf>,
     /// The go-control-plane server
-    #[arg(long, default_value = "target/go-control-plane")]
+    #[arg(long, default_value = "target/bench/go-control-plane")]
     go: PathBuf,
     /// Threads of the client
     #[arg(long, default_value_t = 2)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weft_e2e::churn::{Churn, Discovery};
 
-use crate::{Checks, start};
+use crate::{scenarios, start};
 
 #[test]
 fn nothing_is_lost_while_everything_changes() {
@@ -21,7 +21,7 @@ fn run(line: &str, modes: &[Discovery]) {
     let seconds = std::env::var("WEFT_SOAK_SECONDS").map_or(0, |text| text.parse().expect("a number of seconds"));
     let lasts = Duration::from_secs(seconds) / u32::try_from(modes.len()).expect("few");
     let mesh = start("churn", line);
-    let mut checks = Checks::default();
+    let mut checks = scenarios(&mesh, line);
     for (seed, discovery) in (1..).step_by(1000).zip(modes) {
         let churn = Churn { discovery: *discovery, seed, lasts };
         if !churn.run(&mesh, &mut checks.0).expect("it runs") {
@@ -31,5 +31,5 @@ fn run(line: &str, modes: &[Discovery]) {
     if seconds > 0 {
         println!("{}", checks.0);
     }
-    checks.end(mesh);
+    checks.end(mesh).expect("every scenario holds");
 }

@@ -11,12 +11,11 @@ mod rootless;
 mod warm;
 mod xds;
 
-use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde_json::Value;
 use weft_e2e::mesh::{Mesh, envoy, pinned_version, weft_beside_tests};
-use weft_e2e::report::{Report, Row};
+use weft_e2e::scenario::Scenarios;
 
 /// The `weft` that was built with these tests.
 fn weft() -> PathBuf {
@@ -35,35 +34,9 @@ fn start(scenario: &str, line: &str) -> Mesh {
     Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), &[]).expect("the mesh starts")
 }
 
-/// What was checked, all of which is told at the end.
-#[derive(Default)]
-struct Checks(Report);
-
-impl Checks {
-    /// Holds when what was observed reads as expected.
-    fn equal<T: Display>(&mut self, check: &str, expected: &str, observed: anyhow::Result<T>) {
-        let observed = observed.map_or_else(|error| format!("{error:#}"), |observed| observed.to_string());
-        let ok = observed == expected;
-        self.0.0.push(Row { check: check.to_owned(), expected: expected.to_owned(), observed, ok });
-    }
-
-    /// Holds when `see` says so; the text is what it saw.
-    fn holds(&mut self, check: &str, expected: &str, see: impl FnOnce() -> anyhow::Result<(bool, String)>) {
-        let (ok, observed) = see().unwrap_or_else(|error| (false, format!("{error:#}")));
-        self.0.0.push(Row { check: check.to_owned(), expected: expected.to_owned(), observed, ok });
-    }
-
-    /// Ends the mesh, and fails the test if a check did not hold.
-    fn end(self, mesh: Mesh) {
-        let log = mesh.log();
-        mesh.stop().expect("the mesh ends");
-        assert!(
-            self.0.holds(),
-            "\n{}\nthe end of the log:\n{}",
-            self.0,
-            log[log.len().saturating_sub(15)..].join("\n")
-        );
-    }
+/// The scenarios of this mesh, on the stock Envoy of this line.
+fn scenarios(mesh: &Mesh, line: &str) -> Scenarios {
+    Scenarios::on(mesh, &pinned_version(line).expect("a pinned version"))
 }
 
 /// What a workload answered: `NAME PROTOCOL`, and `mtls` or `plaintext` by what it saw of its caller.

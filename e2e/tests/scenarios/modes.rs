@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_e2e::mesh::Mesh;
+use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
-use crate::{Checks, start};
+use crate::{scenarios, start};
 
 const CLIENT: &str = "app/client";
 const MESH: &str = "mesh.yaml";
@@ -26,13 +27,13 @@ fn each_mode_does_what_it_says_on_the_oldest_envoy() {
 
 fn run(line: &str) {
     let mesh = start("modes", line);
-    let mut checks = Checks::default();
+    let mut checks = scenarios(&mesh, line);
     discovery(&mesh, &mut checks);
     splits(&mesh, &mut checks);
     targets(&mesh, &mut checks);
     revoked(&mesh, &mut checks);
     audit(&mesh, &mut checks);
-    checks.end(mesh);
+    checks.end(mesh).expect("every scenario holds");
 }
 
 /// Every cluster of a Service that a sidecar has, by its readable name.
@@ -43,7 +44,7 @@ fn known(mesh: &Mesh) -> anyhow::Result<BTreeSet<String>> {
     Ok(names.filter(|name| name.contains('/')).map(str::to_owned).collect())
 }
 
-fn discovery(mesh: &Mesh, checks: &mut Checks) {
+fn discovery(mesh: &Mesh, checks: &mut Scenarios) {
     let said = |known: BTreeSet<String>| Vec::from_iter(known).join(" ");
     checks.equal("on demand, before any call", "", known(mesh).map(said));
     checks.equal("on demand, a first call", "200", mesh.code(CLIENT, &["http://root/"]));
@@ -88,7 +89,7 @@ fn diagnostic(mesh: &Mesh, words: &str) -> anyhow::Result<(bool, String)> {
     Ok((text.contains(words), text))
 }
 
-fn splits(mesh: &Mesh, checks: &mut Checks) {
+fn splits(mesh: &Mesh, checks: &mut Scenarios) {
     let see = |arguments: &[&str]| versions(mesh, arguments);
     let many = |url: &'static str| versions(mesh, &["-n", "40", "-c", "4", "--no-keepalive", url]);
     let matched =
@@ -164,7 +165,7 @@ fn vault(mesh: &Mesh) -> anyhow::Result<String> {
     Ok(codes.into_iter().collect::<anyhow::Result<Vec<_>>>()?.join(" "))
 }
 
-fn targets(mesh: &Mesh, checks: &mut Checks) {
+fn targets(mesh: &Mesh, checks: &mut Scenarios) {
     const OPEN: &str = "{kind: HTTPRouteGroup, name: http, matches: [open]}";
     const SOME: &str = "{kind: TCPRoute, name: some}";
     const EVERY: &str = "{kind: TCPRoute, name: every}";
@@ -187,7 +188,7 @@ fn counted(mesh: &Mesh, pod: &str, filter: &str) -> anyhow::Result<u64> {
     Ok(mesh.stats(pod, filter)?.iter().map(|(_, count)| count).sum())
 }
 
-fn revoked(mesh: &Mesh, checks: &mut Checks) {
+fn revoked(mesh: &Mesh, checks: &mut Scenarios) {
     const VAULT: &str = "guarded/vault";
     const CONNECTIONS: &str = "^http.inbound.downstream_cx_http2_total$";
     const SERVED: &str = "^http.inbound.downstream_rq_2xx$";
@@ -217,7 +218,7 @@ fn revoked(mesh: &Mesh, checks: &mut Checks) {
     });
 }
 
-fn audit(mesh: &Mesh, checks: &mut Checks) {
+fn audit(mesh: &Mesh, checks: &mut Scenarios) {
     checks.equal("audit: HTTP passes", "200", mesh.code(CLIENT, &["http://watched.audited/"]));
     checks.equal("audit: TCP passes", "ok", mesh.code(CLIENT, &["tcp://watched.audited:7000"]));
     let counts = mesh

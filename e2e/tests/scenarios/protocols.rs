@@ -8,7 +8,7 @@ use anyhow::Context;
 use weft::local::control::PodSelector;
 use weft_e2e::mesh::Mesh;
 
-use crate::{Checks, answer, start};
+use crate::{answer, scenarios, start};
 
 const CLIENT: &str = "app/client";
 
@@ -55,7 +55,7 @@ fn everything_can_be_called_on_the_oldest_envoy() {
 fn run(line: &str) {
     let mesh = start("protocols", line);
     let (server, stranger) = (ip(&mesh, "app", "server"), ip(&mesh, "plain", "stranger"));
-    let mut checks = Checks::default();
+    let mut checks = scenarios(&mesh, line);
     let http = |arguments: &[&str]| answer(&mesh, CLIENT, arguments);
     let raw = |url: &str| tcp(&mesh, CLIENT, url);
 
@@ -130,7 +130,7 @@ fn run(line: &str) {
         Ok((ok, format!("{}; {through:?}", called.join(", "))))
     });
     checks.equal("a Service in the ranges that are left", "server HTTP/1.1 mtls", http(&["http://several/"]));
-    checks.end(mesh);
+    checks.end(mesh).expect("every scenario holds");
 }
 
 /// Services, and of all pods only this one.

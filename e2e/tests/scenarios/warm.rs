@@ -6,7 +6,7 @@ use serde_json::Value;
 use weft_e2e::mesh::{Mesh, PATIENCE};
 use weft_e2e::until;
 
-use crate::{Checks, start};
+use crate::{scenarios, start};
 
 const WEB: &str = "web.yaml";
 const ALLOWED: &str = "
@@ -21,7 +21,7 @@ spec:
 #[test]
 fn new_pods_start_warm() {
     let mesh = start("warm", "default");
-    let mut checks = Checks::default();
+    let mut checks = scenarios(&mesh, "default");
     let first = pods(&mesh).expect("the pods").remove(0);
     checks.equal("the first pod, before any call", "app/noted/80", known(&mesh, &first));
     checks.equal("its first call", "200", mesh.code(&first, &["http://cart/"]));
@@ -68,7 +68,7 @@ fn new_pods_start_warm() {
         Ok((summary.failed == 0, summary.said()))
     });
     checks.equal("the destination that could not be learned", "200", mesh.code(&third, &["http://never/"]));
-    checks.end(mesh);
+    checks.end(mesh).expect("every scenario holds");
 }
 
 /// The pods of web, as `NAMESPACE/NAME`.

@@ -21,9 +21,10 @@ use weft::local::bootstrap::XDS_PORT;
 use weft::local::node::NODE_IP;
 use weft::mesh::ServiceAccountKey;
 use weft_e2e::mesh::{Mesh, PATIENCE};
+use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
-use crate::{Checks, start};
+use crate::{scenarios, start};
 
 const CLIENT: &str = "app/client";
 
@@ -31,12 +32,12 @@ const CLIENT: &str = "app/client";
 #[test]
 fn state_of_the_world_and_strangers() {
     let mesh = start("xds", "default");
-    let mut checks = Checks::default();
+    let mut checks = scenarios(&mesh, "default");
     state_of_the_world(&mesh, &mut checks);
     rule_41_what_was_asked_for_comes_back_unasked(&mesh, &mut checks);
     rules_23_and_42_what_was_asked_for_is_asked_for_again(&mesh, &mut checks);
     strangers(&mesh, &mut checks);
-    checks.end(mesh);
+    checks.end(mesh).expect("every scenario holds");
 }
 
 /// How a call ended and which version answered.
@@ -45,7 +46,7 @@ fn see(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(summary.codes.into_keys().chain(summary.responders.into_keys()).collect::<Vec<_>>().join(" "))
 }
 
-fn state_of_the_world(mesh: &Mesh, checks: &mut Checks) {
+fn state_of_the_world(mesh: &Mesh, checks: &mut Scenarios) {
     checks.holds("the sidecars' forms of xDS", "sotw, sotw, delta", || {
         let mut proxies = mesh.inspection()?.proxies()?;
         proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -111,7 +112,7 @@ fn has_back(mesh: &Mesh, pod: &str) -> anyhow::Result<bool> {
 }
 
 /// A proxy does not ask again for a cluster that it once asked for and that was removed.
-fn rule_41_what_was_asked_for_comes_back_unasked(mesh: &Mesh, checks: &mut Checks) {
+fn rule_41_what_was_asked_for_comes_back_unasked(mesh: &Mesh, checks: &mut Scenarios) {
     mesh.write(BACK, &back("v2")).expect("a Service");
     for (form, pod) in FORMS {
         let called = see(mesh, pod, &["http://back/"]);
@@ -130,7 +131,7 @@ fn rule_41_what_was_asked_for_comes_back_unasked(mesh: &Mesh, checks: &mut Check
 
 /// What changed while the control plane was away reaches those who asked for it before; with the cluster, which
 /// believes another identity now, its endpoints.
-fn rules_23_and_42_what_was_asked_for_is_asked_for_again(mesh: &Mesh, checks: &mut Checks) {
+fn rules_23_and_42_what_was_asked_for_is_asked_for_again(mesh: &Mesh, checks: &mut Scenarios) {
     mesh.client().kill_control_plane().expect("killed");
     mesh.put(BACK, &back("v1")).expect("the Service changes");
     mesh.client().start_control_plane(PATIENCE).expect("started");
@@ -143,7 +144,7 @@ fn rules_23_and_42_what_was_asked_for_is_asked_for_again(mesh: &Mesh, checks: &m
     }
 }
 
-fn strangers(mesh: &Mesh, checks: &mut Checks) {
+fn strangers(mesh: &Mesh, checks: &mut Scenarios) {
     let ours = TokenSigner::generate(Clock::system()).expect("a key");
     let account = ServiceAccountKey::new("app", "client");
     let forged = ours.sign(&account, "client", Duration::from_secs(600)).expect("a token");
