@@ -21,7 +21,7 @@ use self::held::Held;
 use self::watch::Watch;
 use crate::load::{Load, Summary};
 use crate::mesh::{Mesh, PATIENCE};
-use crate::report::{Report, Row};
+use crate::scenario::Scenarios;
 use crate::until;
 
 /// The namespace of all that is called.
@@ -77,20 +77,20 @@ impl Churn {
     ///
     /// # Errors
     /// When a change does not come about.
-    pub fn run(&self, mesh: &Mesh, report: &mut Report) -> anyhow::Result<bool> {
+    pub fn run(&self, mesh: &Mesh, scenarios: &mut Scenarios) -> anyhow::Result<bool> {
         let changes = changes::all(self.discovery);
         begin(mesh, &changes)?;
         let started = Instant::now();
         for round in self.seed.. {
-            self.round(mesh, &changes, round, report)?;
-            if !report.holds() || started.elapsed() >= self.lasts {
+            self.round(mesh, &changes, round, scenarios)?;
+            if !scenarios.hold() || started.elapsed() >= self.lasts {
                 break;
             }
         }
-        Ok(report.holds())
+        Ok(scenarios.hold())
     }
 
-    fn round(&self, mesh: &Mesh, changes: &[Change], seed: u64, report: &mut Report) -> anyhow::Result<()> {
+    fn round(&self, mesh: &Mesh, changes: &[Change], seed: u64, scenarios: &mut Scenarios) -> anyhow::Result<()> {
         let mut running = Running::start(mesh)?;
         let started = Instant::now();
         let mut order: Vec<_> = changes.iter().flat_map(|change| vec![change.name; change.steps.len()]).collect();
@@ -100,8 +100,8 @@ impl Churn {
             let step = steps.get_mut(name).and_then(Iterator::next).context("a step")?;
             running.step(name, step)
         });
-        let name = format!("{:?}, seed {seed}, {} s", self.discovery, started.elapsed().as_secs());
-        running.end(&name, &done, report)
+        let steps = done.map(|()| started.elapsed());
+        running.end(&format!("churn: {:?}, seed {seed}", self.discovery), &steps, scenarios)
     }
 }
 
@@ -178,20 +178,19 @@ impl<'a> Running<'a> {
     }
 
     /// Stops the loads, and says what became of them.
-    fn end(mut self, round: &str, steps: &anyhow::Result<()>, report: &mut Report) -> anyhow::Result<()> {
+    fn end(mut self, round: &str, steps: &anyhow::Result<Duration>, scenarios: &mut Scenarios) -> anyhow::Result<()> {
         self.hang_up()?;
         for (name, load) in self.loads.drain(..) {
             self.ended.push((name, load.end()?));
         }
         let mut row = |check: String, expected: &str, ok, observed| {
-            report.0.push(Row { check: format!("{round}: {check}"), expected: expected.to_owned(), observed, ok });
+            scenarios.holds(&format!("{round}: {check}"), expected, || Ok((ok, observed)));
         };
-        let all = format!("{} steps", self.done.len() - 1);
         row(
-            all,
+            format!("{} steps", self.done.len() - 1),
             "each reached all",
             steps.is_ok(),
-            steps.as_ref().map_or_else(|e| format!("{e:#}"), |()| "done".into()),
+            steps.as_ref().map_or_else(|e| format!("{e:#}"), |took| format!("done in {} s", took.as_secs())),
         );
         for (name, summary) in &self.ended {
             row(name.clone(), "no failed request", summary.failed == 0 && summary.requests > 0, summary.said());

@@ -98,9 +98,13 @@ impl Scenarios {
 
     fn add(&mut self, scenario: &str, expected: &str, ok: bool, observed: String) {
         let (requests, failed) = self.traffic.take();
-        let row =
-            Scenario { scenario: scenario.to_owned(), envoy: self.envoy.clone(), requests, failed, ok, observed };
+        let row = Scenario { scenario: scenario.to_owned(), envoy: self.envoy.clone(), requests, failed, ok, observed };
         self.rows.push((row, expected.to_owned()));
+    }
+
+    /// Whether all that was seen so far is as expected; without a scenario nothing is shown.
+    pub fn hold(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(|(row, _)| row.ok)
     }
 
     /// Ends the mesh and writes the rows.
@@ -115,7 +119,7 @@ impl Scenarios {
         fs::create_dir_all(repository().join(ROWS))?;
         fs::write(&path, serde_json::to_string_pretty(&rows)? + "\n").with_context(|| path.display().to_string())?;
         ensure!(
-            !rows.is_empty() && rows.iter().all(|row| row.ok),
+            self.hold(),
             "\n{}\nthe end of the log:\n{}",
             self.table(),
             log[log.len().saturating_sub(15)..].join("\n")
@@ -123,7 +127,8 @@ impl Scenarios {
         stopped
     }
 
-    fn table(&self) -> Table {
+    /// The rows, for people.
+    pub fn table(&self) -> Table {
         let mut table = Table::new(["SCENARIO", "EXPECTED", "OBSERVED", "OK"]);
         for (row, expected) in &self.rows {
             let ok = if row.ok { "yes" } else { "NO" };

@@ -17,10 +17,6 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{} on Envoy {}: {}", row.scenario, row.envoy, row.observed);
     }
     let requests: u64 = rows.iter().map(|row| row.requests).sum();
-    println!(
-        "{} scenarios, {} failed, {requests} requests; target/e2e/report.json has each",
-        rows.len(),
-        failed.len()
-    );
+    println!("{} scenarios, {} failed, {requests} requests; target/e2e/report.json has each", rows.len(), failed.len());
     Ok(if failed.is_empty() && rows.len() >= LEAST { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

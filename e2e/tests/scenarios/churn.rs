@@ -24,12 +24,12 @@ fn run(line: &str, modes: &[Discovery]) {
     let mut checks = scenarios(&mesh, line);
     for (seed, discovery) in (1..).step_by(1000).zip(modes) {
         let churn = Churn { discovery: *discovery, seed, lasts };
-        if !churn.run(&mesh, &mut checks.0).expect("it runs") {
+        if !churn.run(&mesh, &mut checks).expect("it runs") {
             break;
         }
     }
     if seconds > 0 {
-        println!("{}", checks.0);
+        println!("{}", checks.table());
     }
     checks.end(mesh).expect("every scenario holds");
 }
