@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::duration::HumanDuration;
+use crate::duration::HumanDuration;
 use super::target::Target;
 use super::workload::{
     Change, MAX_HOPS, Settings, SettingsError, UpstreamAnswer, Workload, hops, passed_on, shown, status,

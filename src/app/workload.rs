@@ -12,7 +12,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::caller::{Call, Caller, Outcome};
-use super::duration::HumanDuration;
+use crate::duration::HumanDuration;
 use super::target::Target;
 
 /// What a workload answers with.

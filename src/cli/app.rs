@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::caller::{Call, Caller, Outcome};
-use crate::app::duration::HumanDuration;
+use crate::duration::HumanDuration;
 use crate::app::load::{Load, Rate};
 use crate::app::serve::{Addresses, Ended, Options, Server};
 use crate::app::target::Target;

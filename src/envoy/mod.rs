@@ -1,7 +1,7 @@
 //! Plans to Envoy resources: pure functions, equal plans give equal bytes.
 //!
 //! ```text
-//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
+//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
@@ -13,6 +13,7 @@
 
 pub mod cluster;
 pub mod fallback;
+mod fault;
 pub mod inbound;
 mod message;
 pub mod names;

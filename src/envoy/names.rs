@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::{ServiceKey, SpiffeId};
+use crate::mesh::{ServiceAccountKey, ServiceKey, SpiffeId};
 use crate::snapshot::ResourceName;
 
 /// The listener that an application's outgoing connections are redirected to.
@@ -26,6 +26,15 @@ pub use crate::ca::{MESH_ROOT as SECRET_ROOT, WORKLOAD as SECRET_WORKLOAD};
 /// request leaves.
 pub const DESTINATION_HEADER: &str = "x-weft-dst";
 
+/// Carries the caller's ServiceAccount to the choice of route; removed before the request leaves.
+pub const SOURCE_HEADER: &str = "x-weft-src";
+
+/// The variable of a sidecar's environment that has the pod's ServiceAccount, `NAMESPACE/NAME`.
+pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
+
+/// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
+pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
+
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
 
@@ -42,6 +51,11 @@ pub const ALPN_TCP: &str = "weft:TCP";
 /// The cluster (and its endpoints) of a destination: `10.96.0.5:80`, `[fd00::5]:80`.
 pub fn destination(address: SocketAddr) -> ResourceName {
     address.to_string().into()
+}
+
+/// A caller as [`SOURCE_HEADER`] names it: `shop/web`.
+pub fn source(account: &ServiceAccountKey) -> String {
+    account.to_string()
 }
 
 /// An address as it stands before the port in [`destination`]: `10.96.0.5`, `[fd00::5]`.

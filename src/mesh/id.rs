@@ -220,6 +220,7 @@ pub enum Kind {
     HTTPRouteGroup,
     TCPRoute,
     TrafficTarget,
+    TrafficFault,
     MeshConfig,
 }
 

@@ -7,9 +7,12 @@
 //!
 //! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
 
+pub mod fault;
 pub mod inbound;
 pub mod outbound;
+mod overlap;
 pub mod upstream;
 
+pub use fault::FaultPlan;
 pub use inbound::{Allow, AllowPolicy, InboundPlan};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::mesh::object::{HttpMatch, Pod, Protocol, Service, ServicePort, TargetPort, TrafficSplit};
+use super::fault::{self, FaultPlan};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
 
 /// How callers reach one Service.
@@ -36,6 +37,8 @@ pub struct PortPlan {
     pub backends: Vec<Backend>,
     /// A split for some requests only; the others go to `backends`.
     pub routed: Option<RoutedSplit>,
+    /// What goes wrong with requests on purpose; of those that fit one, the first counts.
+    pub faults: Vec<FaultPlan>,
 }
 
 /// A Service that takes a share of the calls.
@@ -67,12 +70,19 @@ pub struct RoutedSplit {
     pub backends: Vec<Backend>,
 }
 
-/// The plan of a Service, or `None` if it does not exist.
+/// The plan of a Service, or `None` if it does not exist. Where something is attached to one that does not exist, there
+/// is a plan that only says so.
 pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
-    let service = world.service(key)?;
     let mut diagnostics = Vec::new();
+    let Some(service) = world.service(key) else {
+        diagnostics.extend(fault::without_target(world, key));
+        let nothing = ServicePlan { key: key.clone(), ips: Vec::new(), ports: Vec::new(), diagnostics };
+        return (!nothing.diagnostics.is_empty()).then_some(nothing);
+    };
     let split = winning_split(world, key, &mut diagnostics);
-    let ports = service.ports.iter().map(|port| port_plan(world, service, port, split, &mut diagnostics)).collect();
+    let faults = fault::faults(world, service, &mut diagnostics);
+    let plan = |(port, faults)| PortPlan { faults, ..port_plan(world, service, port, split, &mut diagnostics) };
+    let ports = service.ports.iter().zip(faults).map(plan).collect();
     let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
     Some(ServicePlan { key: key.clone(), ips, ports, diagnostics })
 }
@@ -105,7 +115,13 @@ fn port_plan(
     split: Option<&TrafficSplit>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> PortPlan {
-    let plan = |backends, routed| PortPlan { port: port.port, protocol: port.protocol, backends, routed };
+    let plan = |backends, routed| PortPlan {
+        port: port.port,
+        protocol: port.protocol,
+        backends,
+        routed,
+        faults: Vec::new(),
+    };
     let itself =
         || vec![Backend { service: service.key.clone(), weight: 1, endpoints: endpoints(world, service, port) }];
     // A headless Service has no address of its own that calls could be split at.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::findings::Findings;
 use super::{Translated, service_ref};
 use crate::envoy::{cluster, names, route};
-use crate::mesh::object::HttpMatch;
 use crate::mesh::{ServiceKey, SpiffeId, TrustDomain, World};
 use crate::policy::{self, Backend, PortPlan, ServicePlan};
 use crate::snapshot::{Change, ResourceName, ResourceType};
@@ -80,12 +79,12 @@ impl Services {
                 None => self.published.remove(&address),
             };
             publish(address, before.as_deref(), after.as_deref(), trust_domain, out);
-            let routed = after.as_deref().and_then(|plan| port(plan, address)?.routed.as_ref());
-            self.route(address, routed.map(|routed| &routed.matches)) | routes_changed
+            let routes = after.as_deref().and_then(|plan| destination(port(plan, address)?, address));
+            self.route(address, routes) | routes_changed
         })
     }
 
-    /// The destinations whose requests are split by what they are.
+    /// The destinations whose requests are treated by what they are.
     pub(super) fn routes(&self) -> impl Iterator<Item = &route::Destination> {
         self.routes.values()
     }
@@ -96,12 +95,12 @@ impl Services {
         self.plans.get(key).filter(|_| *claimed == address)
     }
 
-    fn route(&mut self, address: SocketAddr, matches: Option<&Vec<HttpMatch>>) -> bool {
-        if self.routes.get(&address).map(|route| &route.matches) == matches {
+    fn route(&mut self, address: SocketAddr, routes: Option<route::Destination>) -> bool {
+        if self.routes.get(&address) == routes.as_ref() {
             return false;
         }
-        match matches.cloned() {
-            Some(matches) => drop(self.routes.insert(address, route::Destination { address, matches })),
+        match routes {
+            Some(routes) => drop(self.routes.insert(address, routes)),
             None => drop(self.routes.remove(&address)),
         }
         true
@@ -162,6 +161,13 @@ fn part<'a>(name: ResourceName, suffix: &'static str, backends: &'a [Backend]) -
     let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
     let endpoints = names::endpoints(&name, &identities);
     Part { name, identities, endpoints, suffix, backends }
+}
+
+/// What its routes are made of, if its requests need any.
+fn destination(port: &PortPlan, address: SocketAddr) -> Option<route::Destination> {
+    let split = port.routed.as_ref().map(|routed| routed.matches.clone()).unwrap_or_default();
+    let destination = route::Destination { address, split, faults: port.faults.clone() };
+    destination.needs_routes().then_some(destination)
 }
 
 fn port(plan: &ServicePlan, address: SocketAddr) -> Option<&PortPlan> {

@@ -4,6 +4,7 @@
 //! playground, which acts as the API server of its pods, makes them itself and writes them with [`Manifest::to_yaml`].
 
 pub mod config;
+pub mod fault;
 pub mod smi;
 
 use k8s_openapi::Resource as _;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::mesh::{Kind, ObjectRef};
 use config::MeshConfig;
+use fault::TrafficFault;
 
 /// One object of a kind that Weft reads.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,6 +34,7 @@ pub enum Manifest {
     HTTPRouteGroup(HTTPRouteGroup),
     TCPRoute(TCPRoute),
     TrafficTarget(TrafficTarget),
+    TrafficFault(Box<TrafficFault>),
     MeshConfig(Box<MeshConfig>),
 }
 
@@ -85,6 +88,7 @@ macro_rules! each {
             Manifest::TCPRoute(TCPRoute::V1alpha4($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha2($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha3($object)) => $body,
+            Manifest::TrafficFault($object) => $body,
             Manifest::MeshConfig($object) => $body,
         }
     };
@@ -104,6 +108,7 @@ impl Manifest {
             Self::HTTPRouteGroup(_) => Kind::HTTPRouteGroup,
             Self::TCPRoute(_) => Kind::TCPRoute,
             Self::TrafficTarget(_) => Kind::TrafficTarget,
+            Self::TrafficFault(_) => Kind::TrafficFault,
             Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
@@ -160,6 +165,7 @@ impl Manifest {
             Version::TCPRouteV1alpha4 => Self::TCPRoute(TCPRoute::V1alpha4(typed(json)?)),
             Version::TrafficTargetV1alpha2 => Self::TrafficTarget(TrafficTarget::V1alpha2(typed(json)?)),
             Version::TrafficTargetV1alpha3 => Self::TrafficTarget(TrafficTarget::V1alpha3(typed(json)?)),
+            Version::TrafficFault => Self::TrafficFault(typed(json)?),
             Version::MeshConfig => Self::MeshConfig(typed(json)?),
         })
     }
@@ -203,11 +209,12 @@ pub(crate) enum Version {
     TCPRouteV1alpha4,
     TrafficTargetV1alpha2,
     TrafficTargetV1alpha3,
+    TrafficFault,
     MeshConfig,
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 15] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 16] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
@@ -222,5 +229,6 @@ pub(crate) const VERSIONS: [(Kind, &str, Version); 15] = [
     (Kind::TCPRoute, "specs.smi-spec.io/v1alpha4", Version::TCPRouteV1alpha4),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha2", Version::TrafficTargetV1alpha2),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha3", Version::TrafficTargetV1alpha3),
+    (Kind::TrafficFault, "weft.dev/v1alpha1", Version::TrafficFault),
     (Kind::MeshConfig, "weft.dev/v1alpha1", Version::MeshConfig),
 ];
