@@ -75,8 +75,21 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_duration() {
-        for text in ["", "5", "ms", "-1s", "1 s", "1e9s", "1..5s", "5days", "1h30", "h1m", "99999999999999999999999999h", "NaNs", "١s"]
-        {
+        for text in [
+            "",
+            "5",
+            "ms",
+            "-1s",
+            "1 s",
+            "1e9s",
+            "1..5s",
+            "5days",
+            "1h30",
+            "h1m",
+            "99999999999999999999999999h",
+            "NaNs",
+            "١s",
+        ] {
             assert!(text.parse::<HumanDuration>().is_err(), "{text}");
         }
     }

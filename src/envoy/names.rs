@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{ServiceAccountKey, ServiceKey, SpiffeId};
 use crate::snapshot::ResourceName;
 
@@ -73,12 +74,20 @@ pub fn split(address: SocketAddr) -> ResourceName {
 
 /// The endpoints of a cluster whose pods prove these identities: `10.96.0.5:80@3f2a9c1e`. While a cluster with other
 /// identities warms, the one in use goes on with the endpoints that it believes: under one name it would be given
-/// those of the new one too early, and refuse to connect to them.
-pub fn endpoints(cluster: &ResourceName, identities: &BTreeSet<SpiffeId>) -> ResourceName {
+/// those of the new one too early, and refuse to connect to them. A cluster with other settings warms beside the one in
+/// use likewise.
+pub fn endpoints(
+    cluster: &ResourceName,
+    identities: &BTreeSet<SpiffeId>,
+    settings: &ConnectionSettings,
+) -> ResourceName {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     for identity in identities {
         hash.update(identity.to_string().as_bytes());
         hash.update(b"\n");
+    }
+    if *settings != ConnectionSettings::default() {
+        hash.update(format!("{settings:?}").as_bytes());
     }
     format!("{cluster}@{:08x}", hash.digest() as u32).into()
 }

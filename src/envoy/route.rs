@@ -12,35 +12,28 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteList, RouteMatch, VirtualHost, route,
+    Route, RouteAction, RouteConfiguration, RouteList, RouteMatch, VirtualHost, route,
 };
-use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use envoy_types::pb::envoy::r#type::matcher::v3::{HttpRequestHeaderMatchInput, RegexMatcher};
-use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
-use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
-    MatchType, PredicateList, SinglePredicate, single_predicate::Matcher as ValueMatcher,
-};
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
+use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{FieldMatcher, Predicate};
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeType};
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::on_match::OnMatch as Outcome;
-use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherTree, MatcherType, OnMatch};
-use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, StringMatcher, string_matcher::MatchPattern};
-use envoy_types::util::pack_any;
-use prost::{Message, Name};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType, OnMatch};
+use prost::Message;
 
-use super::fault;
-use super::message::{boolean, duration, uint32};
+use super::matching::{header_input, take};
+use super::message::boolean;
 use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER};
 use super::rbac::{header_matchers, path_header, prefix_regex};
+use super::{fault, matching, traffic_policy};
 use crate::mesh::ServiceAccountKey;
-use crate::mesh::object::{HttpMatch, Percentage};
+use crate::mesh::object::{HttpMatch, Percentage, RequestSettings};
 use crate::policy::FaultPlan;
 
 /// A destination whose requests are treated by what they are.
@@ -52,23 +45,26 @@ pub struct Destination {
     pub split: Vec<HttpMatch>,
     /// What goes wrong with them; of those that fit a request, the first counts.
     pub faults: Vec<FaultPlan>,
+    /// How each of them is treated.
+    pub requests: RequestSettings,
 }
 
 impl Destination {
     /// Whether its requests need routes.
     pub fn needs_routes(&self) -> bool {
-        !self.split.is_empty() || !self.faults.is_empty()
+        !self.split.is_empty() || !self.faults.is_empty() || self.requests != RequestSettings::default()
     }
 }
 
 /// The route configuration of every sidecar, encoded.
 pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>) -> Vec<u8> {
-    let any_other = to(any_request(), ClusterSpecifier::ClusterHeader(DESTINATION_HEADER.to_owned()));
+    let by_header = ClusterSpecifier::ClusterHeader(DESTINATION_HEADER.to_owned());
+    let any_other = to(any_request(), by_header, &RequestSettings::default());
     let host = VirtualHost {
         name: OUTBOUND.to_owned(),
         domains: vec!["*".to_owned()],
         request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
-        retry_policy: Some(retry_what_was_never_served()),
+        retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
     };
     let mut destinations = destinations.into_iter().peekable();
@@ -112,7 +108,9 @@ fn entry(destination: &Destination) -> Matcher {
 fn routes_by_caller(destination: &Destination) -> OnMatch {
     let callers: BTreeSet<_> = destination.faults.iter().flat_map(|fault| fault.callers.iter().flatten()).collect();
     let routes = |caller: Option<&ServiceAccountKey>| {
-        let hits = |fault: &&FaultPlan| fault.callers.as_ref().is_none_or(|callers| caller.is_some_and(|c| callers.contains(c)));
+        let hits = |fault: &&FaultPlan| {
+            fault.callers.as_ref().is_none_or(|callers| caller.is_some_and(|c| callers.contains(c)))
+        };
         routes(destination, &destination.faults.iter().filter(hits).collect::<Vec<_>>())
     };
     let anybody = take("routes", RouteList { routes: routes(None) });
@@ -129,10 +127,7 @@ fn routes_by_caller(destination: &Destination) -> OnMatch {
         predicate: Some(is_any_of(&callers)),
         on_match: Some(take("routes", RouteList { routes: routes(callers.first().copied()) })),
     });
-    let by_caller = Matcher {
-        matcher_type: Some(MatcherType::MatcherList(MatcherList { matchers: matchers.collect() })),
-        on_no_match: Some(Box::new(anybody)),
-    };
+    let by_caller = matching::first_of(matchers.collect(), anybody);
     OnMatch { on_match: Some(Outcome::Matcher(Box::new(by_caller))), ..Default::default() }
 }
 
@@ -145,6 +140,7 @@ fn routes(destination: &Destination, faults: &[&FaultPlan]) -> Vec<Route> {
         let split = destination.split.iter().map(|one| (one, split.clone()));
         split.chain(std::iter::once((&any, itself.clone())))
     };
+    let to = |match_, cluster| to(match_, cluster, &destination.requests);
     let mut routes = Vec::new();
     for (position, fault) in faults.iter().enumerate() {
         let hit = || fault.matches.iter().flat_map(|hit| ways().map(move |(way, cluster)| (hit, way, cluster)));
@@ -165,19 +161,13 @@ fn routes(destination: &Destination, faults: &[&FaultPlan]) -> Vec<Route> {
 
 /// Takes so many of the requests; which ones is decided once for a request, however often it is matched.
 fn share(percentage: Percentage) -> Option<RuntimeFractionalPercent> {
-    (percentage < Percentage::ALL).then(|| RuntimeFractionalPercent {
-        default_value: Some(fault::fraction(percentage)),
-        ..Default::default()
-    })
+    (percentage < Percentage::ALL)
+        .then(|| RuntimeFractionalPercent { default_value: Some(fault::fraction(percentage)), ..Default::default() })
 }
 
-fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
-    let action = RouteAction {
-        cluster_specifier: Some(cluster),
-        // The application's own time-out decides.
-        timeout: duration(Duration::ZERO),
-        ..Default::default()
-    };
+fn to(match_: RouteMatch, cluster: ClusterSpecifier, settings: &RequestSettings) -> Route {
+    let action = RouteAction { cluster_specifier: Some(cluster), ..Default::default() };
+    let action = traffic_policy::route_action(action, settings);
     Route { r#match: Some(match_), action: Some(route::Action::Route(action)), ..Default::default() }
 }
 
@@ -198,45 +188,7 @@ fn both(one: &HttpMatch, other: &HttpMatch) -> RouteMatch {
     RouteMatch { path_specifier, headers, ..Default::default() }
 }
 
-fn take<T: Message + Name>(name: &str, what: T) -> OnMatch {
-    let action = TypedExtensionConfig { name: name.to_owned(), typed_config: Some(pack_any(what)) };
-    OnMatch { on_match: Some(Outcome::Action(action)), ..Default::default() }
-}
-
-fn header_input(name: &str) -> TypedExtensionConfig {
-    let input = HttpRequestHeaderMatchInput { header_name: name.to_owned() };
-    TypedExtensionConfig { name: name.to_owned(), typed_config: Some(pack_any(input)) }
-}
-
 /// The caller is one of these, of which there is at least one.
 fn is_any_of(callers: &[&ServiceAccountKey]) -> Predicate {
-    let is = |caller: &&ServiceAccountKey| Predicate {
-        match_type: Some(MatchType::SinglePredicate(SinglePredicate {
-            input: Some(header_input(SOURCE_HEADER)),
-            matcher: Some(ValueMatcher::ValueMatch(StringMatcher {
-                match_pattern: Some(MatchPattern::Exact(names::source(caller))),
-                ..Default::default()
-            })),
-        })),
-    };
-    let mut predicate: Vec<_> = callers.iter().map(is).collect();
-    match predicate.len() {
-        1 => predicate.remove(0),
-        _ => Predicate { match_type: Some(MatchType::OrMatcher(PredicateList { predicate })) },
-    }
-}
-
-/// Another endpoint is tried when the first has certainly not seen the request. Nothing else is retried unless a
-/// policy asks for it.
-fn retry_what_was_never_served() -> RetryPolicy {
-    RetryPolicy {
-        retry_on: "connect-failure,refused-stream,reset-before-request".to_owned(),
-        num_retries: uint32(2),
-        retry_host_predicate: vec![RetryHostPredicate {
-            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack_any(PreviousHostsPredicate {}))),
-        }],
-        host_selection_retry_max_attempts: 5,
-        ..Default::default()
-    }
+    matching::any_of(callers.iter().map(|caller| matching::header(SOURCE_HEADER, names::source(caller))).collect())
 }

@@ -221,6 +221,7 @@ pub enum Kind {
     TCPRoute,
     TrafficTarget,
     TrafficFault,
+    TrafficPolicy,
     MeshConfig,
 }
 

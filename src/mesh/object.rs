@@ -13,9 +13,14 @@ use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, T
 
 mod attachment;
 mod fault;
+mod traffic_policy;
 
-pub use attachment::{Attachment, Seniority};
+pub use attachment::Attachment;
 pub use fault::{Abort, Harm, Percentage, Requests, TrafficFault};
+pub use traffic_policy::{
+    Algorithm, ConnectionSettings, HashKey, OutlierDetection, RateLimit, RequestSettings, Retries, RetryBudget,
+    TrafficPolicy,
+};
 
 /// Labels of an object, or the pairs that a selector asks for.
 pub type Labels = BTreeMap<String, String>;
@@ -33,6 +38,7 @@ pub enum Object {
     TcpRoute(TcpRoute),
     TrafficTarget(TrafficTarget),
     TrafficFault(TrafficFault),
+    TrafficPolicy(TrafficPolicy),
     MeshConfig(MeshConfig),
 }
 
@@ -54,6 +60,7 @@ impl Object {
             Self::TcpRoute(o) => namespaced(Kind::TCPRoute, &o.namespace, &o.name),
             Self::TrafficTarget(o) => namespaced(Kind::TrafficTarget, &o.namespace, &o.name),
             Self::TrafficFault(o) => namespaced(Kind::TrafficFault, &o.namespace, &o.name),
+            Self::TrafficPolicy(o) => namespaced(Kind::TrafficPolicy, &o.namespace, &o.name),
             Self::MeshConfig(_) => ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() },
         }
     }

@@ -8,6 +8,7 @@
 //!  Pod                    ─▶ the Pod, the Services it is an endpoint of, and their roots
 //!  TrafficSplit           ─▶ its root
 //!  TrafficFault           ─▶ its target Services
+//!  TrafficPolicy          ─▶ its target Services, the pods behind them
 //!  HTTPRouteGroup         ─▶ roots of splits and targets of faults that match by it, pods of targets that allow by it
 //!  TCPRoute, TrafficTarget ─▶ pods of the destination account
 //!  Namespace              ─▶ its pods
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use super::object::{
     EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficFault,
-    TrafficSplit, TrafficTarget,
+    TrafficPolicy, TrafficSplit, TrafficTarget,
 };
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey};
 use index::{Index, Named};
@@ -75,6 +76,7 @@ pub struct World {
     tcp_routes: BTreeMap<Named, TcpRoute>,
     targets: BTreeMap<Named, TrafficTarget>,
     faults: BTreeMap<Named, TrafficFault>,
+    policies: BTreeMap<Named, TrafficPolicy>,
     index: Index,
 }
 
@@ -107,6 +109,9 @@ impl World {
             Event::Apply(Object::TrafficFault(object)) => {
                 self.set_fault((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
             }
+            Event::Apply(Object::TrafficPolicy(object)) => {
+                self.set_policy((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
+            }
             Event::Apply(Object::MeshConfig(object)) => self.set_config(object, &mut dirty),
             Event::Delete(object) => self.delete(object, &mut dirty),
         }
@@ -132,6 +137,7 @@ impl World {
             Kind::TCPRoute => self.set_tcp_route((namespace, name), None, dirty),
             Kind::TrafficTarget => self.set_target((namespace, name), None, dirty),
             Kind::TrafficFault => self.set_fault((namespace, name), None, dirty),
+            Kind::TrafficPolicy => self.set_policy((namespace, name), None, dirty),
             Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment => {}
         }
     }
@@ -298,6 +304,22 @@ impl World {
         }
     }
 
+    fn set_policy(&mut self, name: Named, new: Option<TrafficPolicy>, dirty: &mut Dirty) {
+        let Some(old) = replace(&mut self.policies, name.clone(), new) else { return };
+        let mut services = BTreeSet::new();
+        if let Some(policy) = &old {
+            self.index.remove_policy(&name, policy);
+            services.extend(policy.targets.iter().map(|target| target.service.clone()));
+        }
+        if let Some(policy) = self.policies.get(&name) {
+            self.index.insert_policy(&name, policy);
+            services.extend(policy.targets.iter().map(|target| target.service.clone()));
+        }
+        // Rate limits are the callee's affair. Which of several policies counts is for the plans to say.
+        dirty.pods.extend(services.iter().flat_map(|service| self.pods_behind(service)));
+        dirty.services.extend(services);
+    }
+
     /// Marks a Service and every root whose split sends traffic to it.
     fn touch_service(&self, key: &ServiceKey, dirty: &mut Dirty) {
         dirty.services.insert(key.clone());
@@ -403,6 +425,11 @@ impl World {
     /// The faults that have the Service among their targets, unordered.
     pub fn faults_of(&self, service: &ServiceKey) -> impl Iterator<Item = &TrafficFault> {
         self.index.faults_of_service.get(service).filter_map(|name| self.faults.get(name))
+    }
+
+    /// The policies that have the Service among their targets, ordered by name.
+    pub fn policies_of(&self, service: &ServiceKey) -> impl Iterator<Item = &TrafficPolicy> {
+        self.index.policies_of_service.get(service).filter_map(|name| self.policies.get(name))
     }
 
     /// An HTTPRouteGroup by name.

@@ -11,8 +11,9 @@ pub mod fault;
 pub mod inbound;
 pub mod outbound;
 mod overlap;
+pub mod traffic_policy;
 pub mod upstream;
 
 pub use fault::FaultPlan;
-pub use inbound::{Allow, AllowPolicy, InboundPlan};
+pub use inbound::{Allow, AllowPolicy, InboundPlan, Traffic};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};

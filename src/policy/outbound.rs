@@ -9,8 +9,11 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::object::{HttpMatch, Pod, Protocol, Service, ServicePort, TargetPort, TrafficSplit};
 use super::fault::{self, FaultPlan};
+use super::traffic_policy;
+use crate::mesh::object::{
+    ConnectionSettings, HttpMatch, Pod, Protocol, RequestSettings, Service, ServicePort, TargetPort, TrafficSplit,
+};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
 
 /// How callers reach one Service.
@@ -39,6 +42,10 @@ pub struct PortPlan {
     pub routed: Option<RoutedSplit>,
     /// What goes wrong with requests on purpose; of those that fit one, the first counts.
     pub faults: Vec<FaultPlan>,
+    /// How each request is treated.
+    pub requests: RequestSettings,
+    /// How connections and endpoints are.
+    pub connections: ConnectionSettings,
 }
 
 /// A Service that takes a share of the calls.
@@ -76,11 +83,13 @@ pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
     let mut diagnostics = Vec::new();
     let Some(service) = world.service(key) else {
         diagnostics.extend(fault::without_target(world, key));
+        diagnostics.extend(traffic_policy::without_target(world, key));
         let nothing = ServicePlan { key: key.clone(), ips: Vec::new(), ports: Vec::new(), diagnostics };
         return (!nothing.diagnostics.is_empty()).then_some(nothing);
     };
     let split = winning_split(world, key, &mut diagnostics);
     let faults = fault::faults(world, service, &mut diagnostics);
+    diagnostics.extend(traffic_policy::diagnostics(world, service));
     let plan = |(port, faults)| PortPlan { faults, ..port_plan(world, service, port, split, &mut diagnostics) };
     let ports = service.ports.iter().zip(faults).map(plan).collect();
     let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
@@ -115,12 +124,15 @@ fn port_plan(
     split: Option<&TrafficSplit>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> PortPlan {
+    let policy = traffic_policy::of_port(world, &service.key, port.port);
     let plan = |backends, routed| PortPlan {
         port: port.port,
         protocol: port.protocol,
         backends,
         routed,
         faults: Vec::new(),
+        requests: policy.map(|policy| policy.requests.clone()).unwrap_or_default(),
+        connections: policy.map(|policy| policy.connections.clone()).unwrap_or_default(),
     };
     let itself =
         || vec![Backend { service: service.key.clone(), weight: 1, endpoints: endpoints(world, service, port) }];

@@ -87,6 +87,12 @@ macro_rules! fault {
     };
 }
 
+macro_rules! policy {
+    ($rest:literal) => {
+        object!("weft.dev/v1alpha1" "TrafficPolicy" "p" $rest)
+    };
+}
+
 const YAML: &[Case] = &[
     error("kind: [\n", 1, "", "not YAML", "correct the YAML"),
     error("kind: A\n bad: 1\n", 2, "", "not YAML", "correct the YAML"),
@@ -656,6 +662,162 @@ const FAULT: &[Case] = &[
     ),
 ];
 
+const POLICY: &[Case] = &[
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  timeouts: {request: 0s}\n"),
+        6,
+        "spec.timeouts.request",
+        "not a time",
+        "from 1ms",
+    ),
+    warning(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  timeouts: {requests: 1s}\n"),
+        6,
+        "spec.timeouts.requests",
+        "no such field",
+        "correct its name",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {on: [always]}\n"),
+        6,
+        "spec.retries.on[0]",
+        "`always` is not a condition",
+        "gateway-error",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {codes: [200]}\n"),
+        6,
+        "spec.retries.codes[0]",
+        "200 is not the status of an error",
+        "400 to 599",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {attempts: -1}\n"),
+        6,
+        "spec.retries.attempts",
+        "-1 is not a number",
+        "0 to 100",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {perTryTimeout: 1}\n"),
+        6,
+        "spec.retries.perTryTimeout",
+        "expected a string",
+        "quotes",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {backoff: {base: 1s, max: 10ms}}\n"),
+        6,
+        "spec.retries.backoff.max",
+        "less than base",
+        "base, or more",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {budget: {percent: 200}}\n"),
+        6,
+        "spec.retries.budget.percent",
+        "200 is not a number",
+        "0 to 100",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  limits: {connections: 99999999999}\n"),
+        6,
+        "spec.limits.connections",
+        "99999999999 is not a number",
+        "1000000000",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  outlierDetection: {maxEjectedPercent: 0}\n"),
+        6,
+        "spec.outlierDetection.maxEjectedPercent",
+        "0 is not a number",
+        "1 to 100",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  outlierDetection: {consecutiveErrors: 0}\n"),
+        6,
+        "spec.outlierDetection.consecutiveErrors",
+        "0 is not a number",
+        "1 to",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: Random}\n"),
+        6,
+        "spec.loadBalancing.algorithm",
+        "`Random` is not a way",
+        "Maglev",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: Maglev}\n"),
+        6,
+        "spec.loadBalancing.hash",
+        "nothing is hashed",
+        "header or a cookie",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {hash: {header: x-user}}\n"),
+        6,
+        "spec.loadBalancing.hash",
+        "hashes nothing",
+        "RingHash",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: RingHash, hash: {}}\n"
+        ),
+        6,
+        "spec.loadBalancing.hash",
+        "one thing is hashed",
+        "not both",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: RingHash, hash: {header: 'a b'}}\n"
+        ),
+        6,
+        "spec.loadBalancing.hash.header",
+        "`a b` is not a name",
+        "letters",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing:\n    algorithm: RingHash\n    hash: {header: x}\n    slowStart: {window: 1s}\n"
+        ),
+        9,
+        "spec.loadBalancing.slowStart",
+        "at once",
+        "RoundRobin",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  connections: {maxAge: never}\n"),
+        6,
+        "spec.connections.maxAge",
+        "is not a duration",
+        "50ms",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  rateLimit: {count: 0, per: 1s}\n"),
+        6,
+        "spec.rateLimit.count",
+        "0 is not a number",
+        "1 to",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  rateLimit: {count: 1, per: 10ms}\n"),
+        6,
+        "spec.rateLimit.per",
+        "counts in 50 ms",
+        "50ms or more",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  rateLimit: {count: 10, per: 1s, burst: 5}\n"),
+        6,
+        "spec.rateLimit.burst",
+        "5 is not a number",
+        "10 to",
+    ),
+];
+
 /// What is said of a file on its own, and whether an object came of it.
 fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
     let files = vec![(PathBuf::from("f.yaml"), Content::Bytes(text.into()))];
@@ -675,7 +837,7 @@ fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
 
 #[test]
 fn every_bad_input_ends_in_the_intended_finding() {
-    let cases: Vec<_> = [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT].into_iter().flatten().collect();
+    let cases: Vec<_> = [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY].into_iter().flatten().collect();
     assert!(cases.len() >= 45);
     let mut wrong = Vec::new();
     for case in &cases {
@@ -703,7 +865,7 @@ fn every_bad_input_ends_in_the_intended_finding() {
 #[test]
 fn a_bad_document_between_two_good_ones_is_alone_in_being_kept_out() {
     let good = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
-    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT].into_iter().flatten() {
+    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY].into_iter().flatten() {
         let (_, alone) = findings(case.text);
         let bad = case.text.trim_start_matches("# fine\n---\n").trim_end_matches("---\n");
         let (found, objects) = findings(&format!("{}---\n{bad}---\n{}", good("one"), good("two")));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::findings::Findings;
 use super::{Translated, service_ref};
 use crate::envoy::{cluster, names, route};
+use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{ServiceKey, SpiffeId, TrustDomain, World};
 use crate::policy::{self, Backend, PortPlan, ServicePlan};
 use crate::snapshot::{Change, ResourceName, ResourceType};
@@ -34,6 +35,7 @@ struct Part<'a> {
     /// What its name in statistics ends with.
     suffix: &'static str,
     backends: &'a [Backend],
+    settings: &'a ConnectionSettings,
 }
 
 impl Services {
@@ -121,7 +123,7 @@ fn publish(
     for part in &new {
         let Some(service) = after.map(|plan| &plan.key) else { continue };
         let last = old.iter().find(|old| same_service && old.name == part.name);
-        if last.is_none_or(|last| last.identities != part.identities) {
+        if last.is_none_or(|last| (&last.identities, last.settings) != (&part.identities, part.settings)) {
             let message = cluster::service(
                 part.name.as_str(),
                 part.endpoints.as_str(),
@@ -129,6 +131,7 @@ fn publish(
                 names::sni(service, address.port()),
                 &part.identities,
                 trust_domain,
+                part.settings,
             );
             let origin = Some(service_ref(service));
             let resource = out.encode(ResourceType::Cluster, part.name.clone(), &message, origin);
@@ -151,22 +154,29 @@ fn publish(
 
 fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     let Some(port) = port(plan, address) else { return Vec::new() };
+    let part = |name, suffix, backends| part(name, suffix, backends, &port.connections);
     let own = part(names::destination(address), "", &port.backends);
     let routed = port.routed.iter().map(|split| part(names::split(address), "/split", &split.backends));
     std::iter::once(own).chain(routed).collect()
 }
 
-fn part<'a>(name: ResourceName, suffix: &'static str, backends: &'a [Backend]) -> Part<'a> {
+fn part<'a>(
+    name: ResourceName,
+    suffix: &'static str,
+    backends: &'a [Backend],
+    settings: &'a ConnectionSettings,
+) -> Part<'a> {
     let endpoints = backends.iter().flat_map(|backend| &backend.endpoints);
     let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
-    let endpoints = names::endpoints(&name, &identities);
-    Part { name, identities, endpoints, suffix, backends }
+    let endpoints = names::endpoints(&name, &identities, settings);
+    Part { name, identities, endpoints, suffix, backends, settings }
 }
 
 /// What its routes are made of, if its requests need any.
 fn destination(port: &PortPlan, address: SocketAddr) -> Option<route::Destination> {
     let split = port.routed.as_ref().map(|routed| routed.matches.clone()).unwrap_or_default();
-    let destination = route::Destination { address, split, faults: port.faults.clone() };
+    let destination =
+        route::Destination { address, split, faults: port.faults.clone(), requests: port.requests.clone() };
     destination.needs_routes().then_some(destination)
 }
 

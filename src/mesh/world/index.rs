@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::mesh::object::{Pod, Requests, Service, TargetRule, TrafficFault, TrafficSplit, TrafficTarget};
+use crate::mesh::object::{
+    Pod, Requests, Service, TargetRule, TrafficFault, TrafficPolicy, TrafficSplit, TrafficTarget,
+};
 use crate::mesh::{Namespace, PodKey, ServiceAccountKey, ServiceKey};
 
 /// A name within a namespace; namespaced objects without a key type of their own are kept by it.
@@ -38,6 +40,8 @@ pub(super) struct Index {
     pub(super) targets_of_tcp_route: Multimap<Named, Named>,
     /// Faults by each Service of their targets.
     pub(super) faults_of_service: Multimap<ServiceKey, Named>,
+    /// Policies by each Service of their targets.
+    pub(super) policies_of_service: Multimap<ServiceKey, Named>,
     /// Faults by each HTTPRouteGroup of their requests.
     pub(super) faults_of_group: Multimap<Named, Named>,
 }
@@ -116,6 +120,18 @@ impl Index {
         }
         for group in groups(fault) {
             self.faults_of_group.remove(&group, name);
+        }
+    }
+
+    pub(super) fn insert_policy(&mut self, name: &Named, policy: &TrafficPolicy) {
+        for target in &policy.targets {
+            self.policies_of_service.insert(target.service.clone(), name.clone());
+        }
+    }
+
+    pub(super) fn remove_policy(&mut self, name: &Named, policy: &TrafficPolicy) {
+        for target in &policy.targets {
+            self.policies_of_service.remove(&target.service, name);
         }
     }
 

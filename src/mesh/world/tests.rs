@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::fixture::*;
-use crate::mesh::object::Requests;
+use crate::mesh::object::{RateLimit, Requests};
 
 fn apply(world: &mut World, object: Object) -> Dirty {
     world.apply(Event::Apply(object))
@@ -145,6 +145,11 @@ fn what_is_a_pods_own_affair_touches_no_service() {
     assert_eq!((dirty.services.len(), dirty.pods.len()), (0, 1));
 }
 
+fn limiting(key: &str, services: &[&str]) -> TrafficPolicy {
+    let rate = RateLimit { tokens: 1, per: std::time::Duration::from_secs(1), burst: 1 };
+    TrafficPolicy { rate: Some(rate), ..traffic_policy(key, services) }
+}
+
 fn by_group(key: &str, group: &str, services: &[&str]) -> TrafficFault {
     TrafficFault { requests: Some(vec![Requests::Group(group.into(), None)]), ..fault(key, services) }
 }
@@ -179,6 +184,8 @@ fn objects() -> Vec<Object> {
         Object::TrafficTarget(target("shop/t2", "b", &["shop/a"], vec![tcp_rule("r")])),
         Object::TrafficFault(by_group("shop/f1", "g", &["a", "root"])),
         Object::TrafficFault(by_group("shop/f2", "missing", &["b", "missing"])),
+        Object::TrafficPolicy(limiting("shop/p1", &["a", "missing"])),
+        Object::TrafficPolicy(limiting("shop/p2", &["b", "a"])),
         Object::Namespace(namespace("shop")),
         enforcing(),
     ];

@@ -45,9 +45,8 @@ pub(super) fn fault(fault: &manifest::TrafficFault, findings: &mut Findings) -> 
     let targets = targets(&spec.target_refs, &namespace, findings);
     let callers = spec.callers.as_ref().map(|callers| {
         not_empty("spec.callers", callers, "caller", findings);
-        let account = |(index, caller)| {
-            Identity::from(caller).account(&format!("spec.callers[{index}]"), &namespace, findings)
-        };
+        let account =
+            |(index, caller)| Identity::from(caller).account(&format!("spec.callers[{index}]"), &namespace, findings);
         callers.iter().enumerate().filter_map(account).collect::<BTreeSet<_>>()
     });
     let requests = spec.requests.as_ref().map(|requests| {

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod fault;
 pub mod smi;
+pub mod traffic_policy;
 
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::mesh::{Kind, ObjectRef};
 use config::MeshConfig;
 use fault::TrafficFault;
+use traffic_policy::TrafficPolicy;
 
 /// One object of a kind that Weft reads.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,6 +37,7 @@ pub enum Manifest {
     TCPRoute(TCPRoute),
     TrafficTarget(TrafficTarget),
     TrafficFault(Box<TrafficFault>),
+    TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(Box<MeshConfig>),
 }
 
@@ -89,6 +92,7 @@ macro_rules! each {
             Manifest::TrafficTarget(TrafficTarget::V1alpha2($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha3($object)) => $body,
             Manifest::TrafficFault($object) => $body,
+            Manifest::TrafficPolicy($object) => $body,
             Manifest::MeshConfig($object) => $body,
         }
     };
@@ -109,6 +113,7 @@ impl Manifest {
             Self::TCPRoute(_) => Kind::TCPRoute,
             Self::TrafficTarget(_) => Kind::TrafficTarget,
             Self::TrafficFault(_) => Kind::TrafficFault,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
@@ -166,6 +171,7 @@ impl Manifest {
             Version::TrafficTargetV1alpha2 => Self::TrafficTarget(TrafficTarget::V1alpha2(typed(json)?)),
             Version::TrafficTargetV1alpha3 => Self::TrafficTarget(TrafficTarget::V1alpha3(typed(json)?)),
             Version::TrafficFault => Self::TrafficFault(typed(json)?),
+            Version::TrafficPolicy => Self::TrafficPolicy(typed(json)?),
             Version::MeshConfig => Self::MeshConfig(typed(json)?),
         })
     }
@@ -210,11 +216,12 @@ pub(crate) enum Version {
     TrafficTargetV1alpha2,
     TrafficTargetV1alpha3,
     TrafficFault,
+    TrafficPolicy,
     MeshConfig,
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 16] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 17] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
@@ -230,5 +237,6 @@ pub(crate) const VERSIONS: [(Kind, &str, Version); 16] = [
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha2", Version::TrafficTargetV1alpha2),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha3", Version::TrafficTargetV1alpha3),
     (Kind::TrafficFault, "weft.dev/v1alpha1", Version::TrafficFault),
+    (Kind::TrafficPolicy, "weft.dev/v1alpha1", Version::TrafficPolicy),
     (Kind::MeshConfig, "weft.dev/v1alpha1", Version::MeshConfig),
 ];
