@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
@@ -114,11 +114,14 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
         traffic_direction: TrafficDirection::Inbound.into(),
-        listener_filters: vec![
-            listener_filter("envoy.filters.listener.original_dst", OriginalDst {}),
-            listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
-            listener_filter("envoy.filters.listener.http_inspector", HttpInspector {}),
-        ],
+        listener_filters: [listener_filter("envoy.filters.listener.original_dst", OriginalDst {})]
+            .into_iter()
+            .chain(connection_rates(&plan.rates))
+            .chain([
+                listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
+                listener_filter("envoy.filters.listener.http_inspector", HttpInspector {}),
+            ])
+            .collect(),
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
         filter_chains: vec![
@@ -214,6 +217,12 @@ fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
         }],
         ..Default::default()
     }
+}
+
+/// Closes what is more than the rate of a TCP port, before anything is read of it.
+fn connection_rates(rates: &Rates) -> impl Iterator<Item = ListenerFilter> {
+    let tcp = rates.iter().filter(|(_, (traffic, _))| *traffic == Traffic::Tcp);
+    tcp.map(|(port, (_, rate))| traffic_policy::connection_rate(*port, rate))
 }
 
 /// The routes of some ports, and that of all others.

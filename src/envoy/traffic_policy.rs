@@ -9,19 +9,22 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig, SlowStartConfig,
 };
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::Rule;
+use envoy_types::pb::envoy::config::listener::v3::{ListenerFilter, ListenerFilterChainMatchPredicate};
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cookie, Header, PolicySpecifier};
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit as HttpRateLimit;
+use envoy_types::pb::envoy::extensions::filters::listener::local_ratelimit::v3::LocalRateLimit as ConnectionRateLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use envoy_types::pb::envoy::r#type::v3::{Percent, TokenBucket};
+use envoy_types::pb::envoy::r#type::v3::{Int32Range, Percent, TokenBucket};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
 use super::fault::fraction;
-use super::message::{duration, http_filter, uint32};
+use super::message::{duration, http_filter, listener_filter, uint32};
 use crate::mesh::object::{Algorithm, ConnectionSettings, HashKey, Percentage, RateLimit, RequestSettings, Retries};
 
 /// What is retried whatever a policy says: requests that the first endpoint has certainly not seen.
@@ -161,7 +164,19 @@ pub(super) fn rate_of_route(rate: &RateLimit) -> Any {
     })
 }
 
+/// The filter of a listener that limits the rate of connections to one port.
+pub(super) fn connection_rate(port: u16, rate: &RateLimit) -> ListenerFilter {
+    let on_port = Rule::DestinationPortRange(Int32Range { start: port.into(), end: i32::from(port) + 1 });
+    let elsewhere = Rule::NotMatch(Box::new(ListenerFilterChainMatchPredicate { rule: Some(on_port) }));
+    let config =
+        ConnectionRateLimit { stat_prefix: "rate".to_owned(), token_bucket: Some(bucket(rate)), ..Default::default() };
+    ListenerFilter {
+        filter_disabled: Some(ListenerFilterChainMatchPredicate { rule: Some(elsewhere) }),
+        ..listener_filter("envoy.filters.listener.local_ratelimit", config)
+    }
+}
+
 /// A rate as Envoy counts it.
-pub(super) fn bucket(rate: &RateLimit) -> TokenBucket {
+fn bucket(rate: &RateLimit) -> TokenBucket {
     TokenBucket { max_tokens: rate.burst, tokens_per_fill: uint32(rate.tokens), fill_interval: duration(rate.per) }
 }

@@ -291,6 +291,17 @@ fn rates(mesh: &Mesh, checks: &mut Scenarios) {
     });
     checks.equal("rate-http: another pod", "200", mesh.code(CLIENT, &["http://two/"]));
     checks.equal("rate-http: another port of the pod", "ok", mesh.code(CLIENT, &["tcp://one:7000"]));
+    mesh.write(POLICY, &limited("two", 7000)).expect("a policy");
+    checks.holds("rate-tcp: 30 connections where 10 may be", "10 are served, 20 are closed", || {
+        let arguments = ["-n", "30", "--no-keepalive", "--expect", "ok", "--expect", "closed", "tcp://two:7000"];
+        let summary = mesh.calls(CLIENT, &arguments)?;
+        let ok = summary.codes.get("ok") == Some(&10) && summary.codes.get("closed") == Some(&20);
+        Ok((ok, summary.said() + &format!(" {:?}", summary.codes)))
+    });
+    checks.equal("rate-tcp: another port of the pod", "200", mesh.code(CLIENT, &["http://two/"]));
+    checks.equal("rate-tcp: another pod", "ok", mesh.code(CLIENT, &["tcp://one:7000"]));
+    mesh.remove(POLICY).expect("removed");
+    checks.equal("rate-tcp: without the policy", "ok", mesh.code(CLIENT, &["tcp://two:7000"]));
 }
 
 fn several(mesh: &Mesh, checks: &mut Scenarios) {
