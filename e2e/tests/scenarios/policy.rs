@@ -105,7 +105,7 @@ fn retries(mesh: &Mesh, checks: &mut Scenarios) {
             let before = retried(mesh)?;
             let (failed, summary) = calls(&["http://echo/"])?;
             let retried = retried(mesh)? - before;
-            Ok((failed == 0 && retried == 20, format!("{}, {retried} retries", summary.said())))
+            Ok((failed == 0 && retried >= 20, format!("{}, {retried} retries", summary.said())))
         });
     }
     set(mesh, checks, &["retries: {on: [reset], attempts: 2}"]);
