@@ -260,7 +260,7 @@ fn a_target_keeps_its_port_its_sources_and_its_rules() {
     };
     let old = target("v1alpha2", &spec(", port: 8080"));
     assert_eq!(old.port, Some(8080));
-    assert_eq!(target("v1alpha2", &spec(", port: '8080'")), old, "v1alpha1's SDK writes it as text");
+    assert_eq!(target("v1alpha2", &spec(", port: '8080'")), old, "it may be written as text");
     let new = target("v1alpha3", &spec(""));
     assert_eq!(new.port, None);
     assert_eq!(new.destination, ServiceAccountKey::new("shop", "db"));

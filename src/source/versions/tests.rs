@@ -63,7 +63,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn a_split() -> impl Strategy<Value = Value> {
-    let weight = (0_u32..2000, prop::sample::select(vec!["", "m", "k", ".5", ".25"]));
+    let weight = (0_u32..200, prop::sample::select(vec!["", "m", "k", ".5", ".25"]));
     let backends = prop::collection::btree_map(name(), weight, 1..4);
     let matches = of(vec(name(), 0..3));
     (0..SPLITS.len(), any::<bool>(), name(), backends, matches).prop_map(
