@@ -105,7 +105,27 @@ fn several(mesh: &Mesh, checks: &mut Scenarios) {
         let summary = load.stop()?;
         Ok((summary.failed == 0 && summary.requests > 20, summary.said()))
     });
-    mesh.delete(YOUNG).expect("removed");
+    mesh.write(SPLIT, &split("v1alpha4", BETA, &[("root-v2", 1)])).expect("a split with matches");
+    checks.equal("smi-several: what matches", "200 v2", see(mesh, CLIENT, &["-n", "20", "http://root/beta"]));
+    let rest = aged("a-young", 2026, "root-v2");
+    mesh.write(YOUNG, &rest).expect("the split without matches changes");
+    mesh.write(SPLIT, &split("v1alpha4", BETA, &[("root-v1", 1)])).expect("the split with matches changes");
+    checks.equal("smi-several: what matches, after a change", "200 v1", see(mesh, CLIENT, &["http://root/beta"]));
+    checks.equal("smi-several: what does not goes by the other", "200 v2", see(mesh, CLIENT, &["-n", "20", ROOT]));
+    let second = split("v1alpha4", "  matches:\n    - {kind: HTTPRouteGroup, name: alpha}\n", &[("root-v1", 1)]);
+    mesh.write("alpha.yaml", &second.replace("name: root,", "name: b.alpha,")).expect("another with matches");
+    checks.equal(
+        "smi-several: two with matches",
+        "200 v1, 200 v1, 200 v2",
+        [&["http://root/beta"][..], &["-H", "x-user: alpha", ROOT], &[ROOT]]
+            .into_iter()
+            .map(|arguments| see(mesh, CLIENT, arguments))
+            .collect::<anyhow::Result<Vec<_>>>()
+            .map(|seen| seen.join(", ")),
+    );
+    for file in ["alpha.yaml", SPLIT, YOUNG] {
+        mesh.delete(file).expect("removed");
+    }
 }
 
 fn backends(mesh: &Mesh, checks: &mut Scenarios) {
