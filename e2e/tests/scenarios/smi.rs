@@ -54,12 +54,13 @@ fn share(mesh: &Mesh, checks: &mut Scenarios, scenario: &str, arguments: &[&str]
     });
 }
 
-/// Holds when the control plane says these words of the object, `KIND NAMESPACE/NAME`.
+/// Holds when the control plane says these words of an object, or `weft up`, which keeps out what cannot be used.
 fn said(mesh: &Mesh, checks: &mut Scenarios, scenario: &str, words: &str) {
     checks.holds(scenario, &format!("it is said that {words}"), || {
         let said = until(words, Duration::from_secs(5), || {
             let all = mesh.inspection()?.diagnostics()?;
-            let texts: Vec<String> = all.iter().map(|diagnostic| format!("{diagnostic:?}")).collect();
+            let texts = all.iter().map(|diagnostic| format!("{diagnostic:?}"));
+            let texts: Vec<String> = texts.chain(mesh.log()).collect();
             let found = texts.iter().find(|text| text.contains(words)).cloned();
             Ok(found.ok_or_else(|| texts.join("; ")))
         })?;

@@ -105,7 +105,7 @@ fn root(service: &str, namespace: &Namespace, findings: &mut Findings) -> Option
     Some(ServiceKey::new(namespace.clone(), name))
 }
 
-fn is_service_name(name: &str) -> bool {
+pub(super) fn is_service_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('-') && !name.ends_with('-')
 }
@@ -133,7 +133,7 @@ pub(super) fn http_group(group: &http::v1alpha4::HTTPRouteGroup, findings: &mut 
 }
 
 /// The match, or `None` and the warnings that say why.
-fn http_match(field: &str, one: &http::HttpMatch, findings: &mut Findings) -> Option<HttpMatch> {
+pub(super) fn http_match(field: &str, one: &http::HttpMatch, findings: &mut Findings) -> Option<HttpMatch> {
     let before = findings.warnings.len();
     let path_regex = one.path_regex.clone().filter(|regex| !regex.is_empty());
     if let Some(regex) = &path_regex {
@@ -223,7 +223,7 @@ pub(super) fn udp_route(findings: &mut Findings) {
 }
 
 /// A reference to a ServiceAccount.
-struct Identity<'a> {
+pub(super) struct Identity<'a> {
     kind: &'a str,
     name: &'a str,
     namespace: Option<&'a str>,
@@ -242,7 +242,7 @@ impl<'a> From<&'a target::Destination> for Identity<'a> {
 }
 
 impl Identity<'_> {
-    fn account(&self, field: &str, own: &Namespace, findings: &mut Findings) -> Option<ServiceAccountKey> {
+    pub(super) fn account(&self, field: &str, own: &Namespace, findings: &mut Findings) -> Option<ServiceAccountKey> {
         if self.kind != "ServiceAccount" {
             findings.error(
                 format!("{field}.kind"),

@@ -163,6 +163,9 @@ fn loses_nothing(object: &Value, versions: &[&str]) -> Result<(), TestCaseError>
 }
 
 proptest! {
+    // Each is converted in all ways.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_split_loses_nothing(split in a_split()) {
         loses_nothing(&split, SPLITS)?;

@@ -11,6 +11,9 @@ pub mod target;
 
 use serde::Serialize;
 
+pub use http::HttpMatch;
+pub use target::Subject;
+
 /// A TrafficSplit in the version it was written in.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(untagged)]
