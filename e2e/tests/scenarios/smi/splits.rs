@@ -133,6 +133,11 @@ fn backends(mesh: &Mesh, checks: &mut Scenarios) {
     write(mesh, &split("v1alpha2", "", &[("root-v1", 1), ("root-v2", 1), ("root-v3", 8)]));
     share(mesh, checks, "smi-06: a backend without a Service", &["-n", "400", "-c", "4", ROOT], 50.0, 5.0);
     said(mesh, checks, "smi-06: a backend without a Service, reported", "Service app/root-v3 does not exist");
+    let late = "apiVersion: v1\nkind: Service\nmetadata: {name: root-v3, namespace: app}\nspec:\n  \
+                selector: {app: client}\n  ports: [{name: http, port: 80, targetPort: 8080}]\n";
+    mesh.write("root-v3.yaml", late).expect("a Service");
+    share(mesh, checks, "smi-06: its Service comes later, of the rest", &["-n", "400", "-c", "4", ROOT], 10.0, 2.0);
+    mesh.remove("root-v3.yaml").expect("removed");
     checks.equal("smi-07: different target ports, HTTP", "200 v1 v2", many(ROOT));
     checks.equal("smi-07: different target ports, gRPC", "OK v1 v2", many("grpc://root:9090"));
     checks.equal("smi-07: different target ports, TCP", "ok v1 v2", many("tcp://root:7000"));
@@ -147,6 +152,13 @@ fn backends(mesh: &Mesh, checks: &mut Scenarios) {
     write(mesh, &split("v1alpha4", "", &[("root", 1), ("root-v2", 3)]));
     share(mesh, checks, "smi-09: the root among its backends, HTTP", &["-n", "1000", "-c", "4", ROOT], 75.0, 3.0);
     share(mesh, checks, "smi-09: the root among its backends, TCP", &["-n", "400", "tcp://root:7000"], 75.0, 5.0);
+    let both =
+        split_of("both", "v1alpha4", "", "", &[("both", 1), ("root-v2", 1)]).replace("name: root,", "name: both,");
+    mesh.write("both.yaml", &both).expect("a split whose backends have a pod in common");
+    let (http, tcp) = ("http://both/", "tcp://both:7000");
+    share(mesh, checks, "smi-09: backends with a pod in common, HTTP", &["-n", "1000", "-c", "4", http], 75.0, 3.0);
+    share(mesh, checks, "smi-09: backends with a pod in common, TCP", &["-n", "400", tcp], 75.0, 5.0);
+    mesh.remove("both.yaml").expect("removed");
     let turned = split_of("root-v2", "v1alpha4", "", "", &[("root-v1", 1)]).replace("name: root,", "name: turned,");
     mesh.write("turned.yaml", &turned).expect("a split of a backend");
     share(mesh, checks, "smi-09: a backend that is itself split", &["-n", "1000", "-c", "4", ROOT], 75.0, 3.0);
