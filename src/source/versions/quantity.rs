@@ -17,7 +17,7 @@ pub(super) fn weights<'a>(
     let thousandths = numbered
         .map(|(at, quantity)| thousandths(&quantity.0).map_err(|(reason, help)| (at, reason, help)))
         .collect::<Result<Vec<_>, _>>()?;
-    let unit = if thousandths.iter().all(|weight| weight % 1000 == 0) { 1000 } else { 1 };
+    let unit = if thousandths.iter().all(|weight| weight.is_multiple_of(1000)) { 1000 } else { 1 };
     let weight = |(at, thousandths): (usize, u128)| {
         u32::try_from(thousandths / unit)
             .map(Weight)
@@ -58,7 +58,7 @@ fn thousandths(text: &str) -> Result<u128, (String, &'static str)> {
     if tens >= 0 {
         return power.and_then(|power| value.checked_mul(power)).ok_or_else(too_large);
     }
-    power.filter(|power| value % power == 0).map(|power| value / power).ok_or_else(|| {
+    power.filter(|power| value.is_multiple_of(*power)).map(|power| value / power).ok_or_else(|| {
         (format!("the weight `{text}` is finer than 1m"), "multiply all weights until each is a multiple of 1m")
     })
 }
