@@ -8,6 +8,7 @@ mod modes;
 mod protocols;
 mod refusals;
 mod rootless;
+mod smi;
 mod warm;
 mod xds;
 
