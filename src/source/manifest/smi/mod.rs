@@ -11,7 +11,7 @@ pub mod target;
 
 use serde::Serialize;
 
-pub use http::HttpMatch;
+pub use http::{Headers, HttpMatch};
 pub use target::Subject;
 
 /// A TrafficSplit in the version it was written in.
