@@ -37,6 +37,13 @@ fn run(line: &str) {
     checks.end(mesh).expect("every scenario holds");
 }
 
+/// A change that not every sidecar takes is a scenario that does not hold.
+fn taken(checks: &mut Scenarios, what: &str, change: anyhow::Result<Duration>) {
+    if let Err(error) = change {
+        checks.equal::<&str>(&format!("smi-taken: {what}"), "taken", Err(error));
+    }
+}
+
 /// How calls ended and which versions answered, both without how often.
 fn see(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let summary = mesh.calls(pod, arguments)?;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use weft_e2e::mesh::Mesh;
 use weft_e2e::scenario::Scenarios;
 
-use super::{CLIENT, STRANGER, TARGET, said};
+use super::{CLIENT, STRANGER, TARGET, said, taken};
 
 /// A caller of the mesh under another account than the client's.
 const ANOTHER: &str = "app/v1";
@@ -88,7 +88,7 @@ fn denied(mesh: &Mesh, checks: &mut Scenarios) {
 }
 
 fn requests(mesh: &Mesh, checks: &mut Scenarios) {
-    mesh.write(TARGET, &target("client", &of_group(", matches: [metrics]"))).expect("a target");
+    taken(checks, "a target", mesh.write(TARGET, &target("client", &of_group(", matches: [metrics]"))));
     for (what, expected, pod, arguments) in [
         ("GET", "200", CLIENT, vec![METRICS]),
         ("GET, HTTP/2", "200", CLIENT, vec!["--http2", METRICS]),
@@ -102,16 +102,16 @@ fn requests(mesh: &Mesh, checks: &mut Scenarios) {
     ] {
         checks.equal(&format!("smi-15: {what}"), expected, mesh.code(pod, &arguments));
     }
-    mesh.write(TARGET, &target("client", &of_group(", matches: [by-host]"))).expect("a target");
+    taken(checks, "a target", mesh.write(TARGET, &target("client", &of_group(", matches: [by-host]"))));
     checks.equal(
         "smi-15: the header host is the authority",
         "200",
         mesh.code(CLIENT, &["-H", "host: vault.example", METRICS]),
     );
     checks.equal("smi-15: another authority", "403", mesh.code(CLIENT, &[METRICS]));
-    mesh.write(TARGET, &target("", &of_group(""))).expect("a target");
+    taken(checks, "a target", mesh.write(TARGET, &target("", &of_group(""))));
     checks.equal("smi-15: no source", NOTHING, calls(mesh, CLIENT));
-    mesh.write(TARGET, &target("client", &of_group(""))).expect("a target");
+    taken(checks, "a target", mesh.write(TARGET, &target("client", &of_group(""))));
     for (what, expected, arguments) in [
         ("the first route", "200", vec![METRICS]),
         ("a route with a large regex", "200", vec!["http://vault.guarded/orders/123456"]),
@@ -125,11 +125,11 @@ fn requests(mesh: &Mesh, checks: &mut Scenarios) {
 
 /// Two targets, each with a caller and a path of its own: both count, whichever comes first by name.
 fn shadows(mesh: &Mesh, checks: &mut Scenarios) {
-    mesh.remove(TARGET).expect("removed");
+    taken(checks, "removed", mesh.remove(TARGET));
     for (first, second) in [("a", "b"), ("b", "a")] {
         let clients = target_in("guarded", first, "client", &of_group(", matches: [metrics]"));
         let others = target_in("guarded", second, "root", &of_group(", matches: [orders]"));
-        mesh.write(TARGET, &format!("{clients}---\n{others}")).expect("two targets");
+        taken(checks, "two targets", mesh.write(TARGET, &format!("{clients}---\n{others}")));
         checks.equal(
             &format!("smi-15: two targets, {first} for the caller"),
             "200 403 200 closed closed",
@@ -144,7 +144,7 @@ fn shadows(mesh: &Mesh, checks: &mut Scenarios) {
 }
 
 fn ports(mesh: &Mesh, checks: &mut Scenarios) {
-    mesh.remove(TARGET).expect("removed");
+    taken(checks, "removed", mesh.remove(TARGET));
     const SOME: &str = "{kind: TCPRoute, name: some}";
     const EVERY: &str = "{kind: TCPRoute, name: every}";
     const UDP: &str = "{kind: UDPRoute, name: dns}";
@@ -158,7 +158,7 @@ fn ports(mesh: &Mesh, checks: &mut Scenarios) {
         ("a UDPRoute beside an HTTPRouteGroup", format!("{metrics}, {UDP}"), "200 403 200 closed closed"),
         ("a UDPRoute alone", UDP.to_owned(), NOTHING),
     ] {
-        mesh.write(TARGET, &target("client", &rules)).expect("a target");
+        taken(checks, "a target", mesh.write(TARGET, &target("client", &rules)));
         checks.equal(&format!("smi-17: {what}"), expected, calls(mesh, CLIENT));
     }
     said(mesh, checks, "smi-17: a UDPRoute in a target, reported", "so this rule allows nothing");
@@ -177,7 +177,7 @@ fn strangers(mesh: &Mesh, checks: &mut Scenarios) {
     const FORGED: &str = "x-forwarded-client-cert: By=spiffe://cluster.local/ns/guarded/sa/vault;\
                           URI=spiffe://cluster.local/ns/app/sa/client";
     let all = format!("{}, {{kind: TCPRoute, name: every}}", "{kind: HTTPRouteGroup, name: http, matches: [metrics]}");
-    mesh.write(TARGET, &target("client", &all)).expect("a target");
+    taken(checks, "a target", mesh.write(TARGET, &target("client", &all)));
     checks.equal("smi-19: the caller that may", "200", mesh.code(CLIENT, &[METRICS]));
     checks.equal("smi-19: no certificate, HTTP", "403", mesh.code(STRANGER, &[METRICS]));
     checks.equal("smi-19: no certificate, HTTP/2", "403", mesh.code(STRANGER, &["--http2", METRICS]));
@@ -188,5 +188,5 @@ fn strangers(mesh: &Mesh, checks: &mut Scenarios) {
         let answer = mesh.call(CLIENT, &["-H", &FORGED.replace("sa/client", "sa/admin"), METRICS])?;
         Ok((answer.contains("ns/app/sa/client") && !answer.contains("sa/admin"), answer))
     });
-    mesh.remove(TARGET).expect("removed");
+    taken(checks, "removed", mesh.remove(TARGET));
 }

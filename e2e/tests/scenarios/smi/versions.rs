@@ -7,7 +7,7 @@ use weft_e2e::mesh::Mesh;
 use weft_e2e::scenario::Scenarios;
 
 use super::targets::{self, calls};
-use super::{CLIENT, SPLIT, TARGET, see, share};
+use super::{CLIENT, SPLIT, TARGET, see, share, taken};
 
 const ROOT: &str = "http://root/";
 
@@ -26,11 +26,11 @@ fn object(api_version: &str, kind: &str, namespace: &str, fields: Value) -> Valu
 }
 
 /// Writes the object in place of what was there. JSON is YAML.
-fn write(mesh: &Mesh, file: &str, object: &Value) {
+fn write(mesh: &Mesh, checks: &mut Scenarios, file: &str, object: &Value) {
     if mesh.read(file).is_ok() {
-        mesh.remove(file).expect("removed");
+        taken(checks, "removed", mesh.remove(file));
     }
-    mesh.write(file, &object.to_string()).expect("written");
+    taken(checks, "written", mesh.write(file, &object.to_string()));
 }
 
 fn splits(mesh: &Mesh, checks: &mut Scenarios) {
@@ -38,7 +38,7 @@ fn splits(mesh: &Mesh, checks: &mut Scenarios) {
     let spec = json!({"service": "root", "backends": backends});
     let old = object("split.smi-spec.io/v1alpha1", "TrafficSplit", "app", json!({"spec": spec}));
     let calls = ["-n", "1500", "-c", "10", ROOT];
-    write(mesh, SPLIT, &old);
+    write(mesh, checks, SPLIT, &old);
     share(mesh, checks, "smi-13: weights of 1 and 500m in v1alpha1", &calls, 33.3, 3.0);
     let stored = convert(old, "split.smi-spec.io/v1alpha4").expect("v1alpha4");
     checks.equal(
@@ -46,7 +46,7 @@ fn splits(mesh: &Mesh, checks: &mut Scenarios) {
         r#"[{"service":"root-v1","weight":1000},{"service":"root-v2","weight":500}]"#,
         Ok(&stored["spec"]["backends"]),
     );
-    write(mesh, SPLIT, &stored);
+    write(mesh, checks, SPLIT, &stored);
     share(mesh, checks, "smi-13: the same, written as v1alpha4", &calls, 33.3, 3.0);
 
     // Matches come, and then a client of v1alpha2 changes the weights.
@@ -54,7 +54,7 @@ fn splits(mesh: &Mesh, checks: &mut Scenarios) {
     stored["spec"]["matches"] = json!([{"kind": "HTTPRouteGroup", "name": "beta"}]);
     let mut read = convert(stored, "split.smi-spec.io/v1alpha2").expect("v1alpha2");
     read["spec"]["backends"] = json!([{"service": "root-v1", "weight": 0}, {"service": "root-v2", "weight": 7}]);
-    write(mesh, SPLIT, &read);
+    write(mesh, checks, SPLIT, &read);
     checks.equal("smi-13: updated as v1alpha2, what matches", "200 v2", see(mesh, CLIENT, &["http://root/beta"]));
     checks.equal("smi-13: updated as v1alpha2, what does not", "200 v1", see(mesh, CLIENT, &[ROOT]));
     let updated = convert(read, "split.smi-spec.io/v1alpha4").expect("v1alpha4");
@@ -63,7 +63,7 @@ fn splits(mesh: &Mesh, checks: &mut Scenarios) {
         r#"[{"kind":"HTTPRouteGroup","name":"beta"}]"#,
         Ok(&updated["spec"]["matches"]),
     );
-    mesh.remove(SPLIT).expect("removed");
+    taken(checks, "removed", mesh.remove(SPLIT));
 }
 
 /// A target of v1alpha1 with routes of v1alpha1: its port is a constraint in every version.
@@ -87,14 +87,14 @@ fn targets(mesh: &Mesh, checks: &mut Scenarios) {
     let newest = convert(target.clone(), "access.smi-spec.io/v1alpha3").expect("v1alpha3");
     mesh.put("old-routes.yaml", &routes.to_string()).expect("written");
     for (version, object) in [("v1alpha1", target), ("v1alpha3", newest)] {
-        write(mesh, TARGET, &object);
+        write(mesh, checks, TARGET, &object);
         checks.equal(
             &format!("smi-13: a target with the port 8080, written as {version}"),
             "200 200 403 closed closed",
             calls(mesh, CLIENT),
         );
     }
-    mesh.remove(TARGET).expect("removed");
+    taken(checks, "removed", mesh.remove(TARGET));
     checks.equal("smi-13: that target is gone", targets::NOTHING, calls(mesh, CLIENT));
     mesh.delete("old-routes.yaml").expect("removed");
 }
