@@ -41,8 +41,6 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
-use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
-use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::FieldMatcher;
 use prost::{Message, Name};
 
 use super::message::{
@@ -50,7 +48,7 @@ use super::message::{
 };
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
-use super::{matching, rbac, tls, traffic_policy};
+use super::{rbac, tls, traffic_policy};
 use crate::mesh::object::{AuthorizationMode, MtlsMode, RateLimit};
 use crate::policy::{InboundPlan, Traffic};
 
@@ -187,7 +185,7 @@ fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifie
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 
-/// All requests to the application. Those to ports whose rate is limited have a route of their own, found by the port.
+/// All requests to the application.
 fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(INBOUND.to_owned())),
@@ -195,23 +193,20 @@ fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
         timeout: duration(Duration::ZERO),
         ..Default::default()
     };
+    let http =
+        rates.iter().filter(|(_, (traffic, _))| *traffic == Traffic::Http).map(|(port, (_, rate))| (*port, rate));
     let everything = Route {
         r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }),
         action: Some(route::Action::Route(action)),
+        typed_per_filter_config: traffic_policy::rates_of_route(http).into_iter().collect(),
         ..Default::default()
     };
-    let limit = |(port, (_, rate)): (&u16, &(Traffic, RateLimit))| {
-        let limit = (traffic_policy::RATE_LIMIT.to_owned(), traffic_policy::rate_of_route(rate));
-        (*port, Route { typed_per_filter_config: [limit].into(), ..everything.clone() })
-    };
-    let limited: Vec<_> = rates.iter().filter(|(_, (traffic, _))| *traffic == Traffic::Http).map(limit).collect();
     RouteConfiguration {
         name: INBOUND.to_owned(),
         virtual_hosts: vec![VirtualHost {
             name: INBOUND.to_owned(),
             domains: vec!["*".to_owned()],
-            routes: if limited.is_empty() { vec![everything.clone()] } else { Vec::new() },
-            matcher: (!limited.is_empty()).then(|| by_port(limited, everything)),
+            routes: vec![everything],
             typed_per_filter_config: rules.map(|rules| (HTTP_RBAC.to_owned(), rules)).into_iter().collect(),
             ..Default::default()
         }],
@@ -223,15 +218,6 @@ fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
 fn connection_rates(rates: &Rates) -> impl Iterator<Item = ListenerFilter> {
     let tcp = rates.iter().filter(|(_, (traffic, _))| *traffic == Traffic::Tcp);
     tcp.map(|(port, (_, rate))| traffic_policy::connection_rate(*port, rate))
-}
-
-/// The routes of some ports, and that of all others.
-fn by_port(ports: Vec<(u16, Route)>, other: Route) -> Matcher {
-    let on = |(port, route): (u16, Route)| FieldMatcher {
-        predicate: Some(matching::destination_port(port)),
-        on_match: Some(matching::take("port", route)),
-    };
-    matching::first_of(ports.into_iter().map(on).collect(), matching::take("other", other))
 }
 
 /// Puts `text` into the 403 that the sidecar itself gives; the application's own pass untouched.

@@ -1,6 +1,5 @@
 //! Match trees (xDS's generic matching): small parts that routes are chosen by.
 
-use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::DestinationPortInput;
 use envoy_types::pb::envoy::r#type::matcher::v3::HttpRequestHeaderMatchInput;
 use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
@@ -34,11 +33,6 @@ pub(super) fn header_input(name: &str) -> TypedExtensionConfig {
 /// The header has exactly this value.
 pub(super) fn header(name: &str, value: String) -> Predicate {
     is(header_input(name), value)
-}
-
-/// The connection was made to this port.
-pub(super) fn destination_port(port: u16) -> Predicate {
-    is(input("port", DestinationPortInput {}), port.to_string())
 }
 
 /// Any of these, of which there is at least one.

@@ -11,20 +11,25 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::Rule;
 use envoy_types::pb::envoy::config::listener::v3::{ListenerFilter, ListenerFilterChainMatchPredicate};
+use envoy_types::pb::envoy::config::route::v3::rate_limit::Action;
+use envoy_types::pb::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cookie, Header, PolicySpecifier};
-use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction};
+use envoy_types::pb::envoy::config::route::v3::{RateLimit as EnvoyRateLimit, RetryPolicy, RouteAction};
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit as HttpRateLimit;
 use envoy_types::pb::envoy::extensions::filters::listener::local_ratelimit::v3::LocalRateLimit as ConnectionRateLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::DestinationPortInput;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::v3::{Int32Range, Percent, TokenBucket};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
 use super::fault::fraction;
-use super::message::{duration, http_filter, listener_filter, uint32};
+use super::message::{boolean, duration, extension, http_filter, listener_filter, uint32};
 use crate::mesh::object::{Algorithm, ConnectionSettings, HashKey, Percentage, RateLimit, RequestSettings, Retries};
 
 /// What is retried whatever a policy says: requests that the first endpoint has certainly not seen.
@@ -34,7 +39,7 @@ const NEVER_SERVED: &str = "connect-failure,refused-stream,reset-before-request"
 const RETRIES: u32 = 2;
 
 /// The filter that limits the rate of requests, by its name in a listener and in routes.
-pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
+const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
 /// Applies a policy to the action of a route.
 pub(super) fn route_action(action: RouteAction, settings: &RequestSettings) -> RouteAction {
@@ -152,17 +157,36 @@ pub(super) fn rate_filter() -> HttpFilter {
     http_filter(RATE_LIMIT, HttpRateLimit { stat_prefix: "rate".to_owned(), ..Default::default() })
 }
 
-/// What the filter does to the requests of a route.
-pub(super) fn rate_of_route(rate: &RateLimit) -> Any {
-    let always = RuntimeFractionalPercent { default_value: Some(fraction(Percentage::ALL)), ..Default::default() };
-    pack_any(HttpRateLimit {
-        stat_prefix: "rate".to_owned(),
+/// What the filter does to requests, by the port that they come to. Its own bucket, which counts for all other ports, is
+/// never empty.
+pub(super) fn rates_of_route<'a>(rates: impl Iterator<Item = (u16, &'a RateLimit)>) -> Option<(String, Any)> {
+    let descriptor = |(port, rate): (u16, &RateLimit)| LocalRateLimitDescriptor {
+        entries: vec![Entry { key: PORT.to_owned(), value: port.to_string() }],
         token_bucket: Some(bucket(rate)),
+        ..Default::default()
+    };
+    let descriptors: Vec<_> = rates.map(descriptor).collect();
+    if descriptors.is_empty() {
+        return None;
+    }
+    let by_port = ActionSpecifier::Extension(extension(PORT, DestinationPortInput {}));
+    let action = Action { action_specifier: Some(by_port) };
+    let always = RuntimeFractionalPercent { default_value: Some(fraction(Percentage::ALL)), ..Default::default() };
+    let limits = HttpRateLimit {
+        stat_prefix: "rate".to_owned(),
+        token_bucket: Some(bucket(&RateLimit { tokens: u32::MAX, per: Duration::from_secs(1), burst: u32::MAX })),
+        always_consume_default_token_bucket: boolean(false),
         filter_enabled: Some(always.clone()),
         filter_enforced: Some(always),
+        rate_limits: vec![EnvoyRateLimit { actions: vec![action], ..Default::default() }],
+        descriptors,
         ..Default::default()
-    })
+    };
+    Some((RATE_LIMIT.to_owned(), pack_any(limits)))
 }
+
+/// What requests are told apart by.
+const PORT: &str = "port";
 
 /// The filter of a listener that limits the rate of connections to one port.
 pub(super) fn connection_rate(port: u16, rate: &RateLimit) -> ListenerFilter {

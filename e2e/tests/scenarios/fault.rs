@@ -42,8 +42,11 @@ fn fault(name: &str, fields: &[&str]) -> String {
     )
 }
 
-fn set(mesh: &Mesh, fields: &[&str]) {
-    mesh.write(FAULT, &fault("f", fields)).expect("a fault");
+/// Sets the fault, and waits until every sidecar has it. One that is not taken is a scenario that does not hold.
+fn set(mesh: &Mesh, checks: &mut Scenarios, fields: &[&str]) {
+    if let Err(error) = mesh.write(FAULT, &fault("f", fields)) {
+        checks.equal::<&str>(&format!("fault-taken: {fields:?}"), "taken", Err(error));
+    }
 }
 
 /// How calls of these URLs by a pod end, one after the other.
@@ -58,7 +61,7 @@ fn harm(mesh: &Mesh, checks: &mut Scenarios) {
         let summary = slow(&["http://echo/"])?;
         Ok((summary.failed == 0 && summary.latency_ms.p50 < 100.0, format!("{} ms", summary.latency_ms.p50)))
     });
-    set(mesh, &[HTTP, "delay: {fixed: 300ms}"]);
+    set(mesh, checks, &[HTTP, "delay: {fixed: 300ms}"]);
     for (scenario, arguments) in [
         ("fault-delay: HTTP/1.1", &["http://echo/"][..]),
         ("fault-delay: HTTP/2", &["--http2", "http://echo/"]),
@@ -75,7 +78,7 @@ fn harm(mesh: &Mesh, checks: &mut Scenarios) {
         Ok((summary.failed == 0 && summary.latency_ms.p50 < 100.0, format!("{} ms", summary.latency_ms.p50)))
     });
 
-    set(mesh, &[HTTP, "abort: {httpStatus: 418}"]);
+    set(mesh, checks, &[HTTP, "abort: {httpStatus: 418}"]);
     checks.equal("fault-abort: HTTP", "418 200", codes(mesh, CLIENT, &["http://echo/", "http://echo:81/"]));
     checks.equal(
         "fault-abort: the answer says who gave it",
@@ -90,14 +93,18 @@ fn harm(mesh: &Mesh, checks: &mut Scenarios) {
         Ok((summary.failed == 0 && after == before, format!("{}, {} seen", summary.said(), after - before)))
     });
 
-    set(mesh, &["targetRefs: [{kind: Service, name: echo, port: 9090}]", "abort: {grpcStatus: RESOURCE_EXHAUSTED}"]);
+    set(
+        mesh,
+        checks,
+        &["targetRefs: [{kind: Service, name: echo, port: 9090}]", "abort: {grpcStatus: RESOURCE_EXHAUSTED}"],
+    );
     checks.equal("fault-abort: gRPC status by name", "RESOURCE_EXHAUSTED", mesh.code(CLIENT, &["grpc://echo:9090"]));
-    set(mesh, &["targetRefs: [{kind: Service, name: echo, port: 9090}]", "abort: {grpcStatus: 7}"]);
+    set(mesh, checks, &["targetRefs: [{kind: Service, name: echo, port: 9090}]", "abort: {grpcStatus: 7}"]);
     checks.equal("fault-abort: gRPC status by number", "PERMISSION_DENIED", mesh.code(CLIENT, &["grpc://echo:9090"]));
-    set(mesh, &["targetRefs: [{kind: Service, name: echo, port: 9090}]", "abort: {httpStatus: 503}"]);
+    set(mesh, checks, &["targetRefs: [{kind: Service, name: echo, port: 9090}]", "abort: {httpStatus: 503}"]);
     checks.equal("fault-abort: an HTTP status for gRPC", "UNAVAILABLE", mesh.code(CLIENT, &["grpc://echo:9090"]));
 
-    set(mesh, &[HTTP, "bandwidth: {response: 128KiB}"]);
+    set(mesh, checks, &[HTTP, "bandwidth: {response: 128KiB}"]);
     checks.holds("fault-bandwidth: a response of 256 KiB at 128 KiB a second", "takes 2 s", || {
         let summary = mesh.calls(CLIENT, &["-n", "1", "http://echo/?size=262144"])?;
         let takes = (1600.0..2600.0).contains(&summary.latency_ms.max);
@@ -113,7 +120,7 @@ fn served(mesh: &Mesh) -> anyhow::Result<u64> {
 
 fn whom(mesh: &Mesh, checks: &mut Scenarios) {
     const ABORT: &str = "abort: {httpStatus: 503}";
-    set(mesh, &[HTTP, ABORT, "percentage: 30"]);
+    set(mesh, checks, &[HTTP, ABORT, "percentage: 30"]);
     checks.holds("fault-percentage: 30 of 100 are hit", "30 % of 1,500, within 4", || {
         let summary =
             mesh.calls(CLIENT, &["-n", "1500", "-c", "8", "--expect", "200", "--expect", "503", "http://echo/"])?;
@@ -121,13 +128,13 @@ fn whom(mesh: &Mesh, checks: &mut Scenarios) {
         let share = 100.0 * summary.codes.get("503").copied().unwrap_or(0) as f64 / summary.requests as f64;
         Ok((summary.failed == 0 && (share - 30.0).abs() < 4.0, format!("{share:.1} %, {}", summary.said())))
     });
-    set(mesh, &[HTTP, ABORT, "percentage: 0"]);
+    set(mesh, checks, &[HTTP, ABORT, "percentage: 0"]);
     checks.holds("fault-percentage: 0 hits nothing", "no failed request of 100", || {
         let summary = mesh.calls(CLIENT, &["-n", "100", "http://echo/"])?;
         Ok((summary.failed == 0, summary.said()))
     });
 
-    set(mesh, &[HTTP, ABORT, "callers: [{kind: ServiceAccount, name: client}]"]);
+    set(mesh, checks, &[HTTP, ABORT, "callers: [{kind: ServiceAccount, name: client}]"]);
     checks.equal("fault-caller: the one that is named", "503", mesh.code(CLIENT, &["http://echo/"]));
     checks.equal("fault-caller: another one", "200", mesh.code(OTHER, &["http://echo/"]));
     checks.equal(
@@ -141,25 +148,25 @@ fn whom(mesh: &Mesh, checks: &mut Scenarios) {
     });
 
     let see = |urls: &[&str]| codes(mesh, CLIENT, urls);
-    set(mesh, &[HTTP, ABORT, "requests: [{pathRegex: /slow}]"]);
+    set(mesh, checks, &[HTTP, ABORT, "requests: [{pathRegex: /slow}]"]);
     checks.equal(
         "fault-path: the beginning of the path",
         "503 503 200",
         see(&["http://echo/slow/x?y=1", "http://echo/slow", "http://echo/x/slow"]),
     );
-    set(mesh, &[HTTP, ABORT, "requests: [{headers: [{x-user: 'beta-.*'}]}]"]);
+    set(mesh, checks, &[HTTP, ABORT, "requests: [{headers: [{x-user: 'beta-.*'}]}]"]);
     let with = |header: &str| mesh.code(CLIENT, &["-H", header, "http://echo/"]);
     checks.equal("fault-header: its value fits", "503", with("x-user: beta-7"));
     checks.equal("fault-header: another value", "200", with("x-user: alpha"));
     checks.equal("fault-header: without it", "200", see(&["http://echo/"]));
-    set(mesh, &[HTTP, ABORT, "requests: [{methods: [POST, PUT]}]"]);
+    set(mesh, checks, &[HTTP, ABORT, "requests: [{methods: [POST, PUT]}]"]);
     let method = |method: &str| mesh.code(CLIENT, &["-X", method, "http://echo/"]);
     checks.equal("fault-method: one that is named", "503", method("POST"));
     checks.equal("fault-method: another one", "200", method("GET"));
-    set(mesh, &[HTTP, ABORT, "requests: [{routeGroup: api}]"]);
+    set(mesh, checks, &[HTTP, ABORT, "requests: [{routeGroup: api}]"]);
     let urls = ["http://echo/orders/7", "http://echo/orders/x", "http://echo/carts/1"];
     checks.equal("fault-group: every match of an HTTPRouteGroup", "503 200 503", see(&urls));
-    set(mesh, &[HTTP, ABORT, "requests: [{routeGroup: api, matches: [carts]}]"]);
+    set(mesh, checks, &[HTTP, ABORT, "requests: [{routeGroup: api, matches: [carts]}]"]);
     checks.equal("fault-group: one match by name", "200 200 503", see(&urls));
     mesh.edit("mesh.yaml", |text| text.replace("pathRegex: /carts", "pathRegex: /orders/x")).expect("a changed group");
     checks.equal("fault-group: the group changes", "200 503 200", see(&urls));
@@ -168,7 +175,7 @@ fn whom(mesh: &Mesh, checks: &mut Scenarios) {
 
 fn several(mesh: &Mesh, checks: &mut Scenarios) {
     let see = |urls: &[&str]| codes(mesh, CLIENT, urls);
-    set(mesh, &[HTTP, "abort: {httpStatus: 503}", "requests: [{pathRegex: /a}]"]);
+    set(mesh, checks, &[HTTP, "abort: {httpStatus: 503}", "requests: [{pathRegex: /a}]"]);
     let younger = |fields: &[&str]| fault("younger", fields);
     mesh.write("younger.yaml", &younger(&[HTTP, "abort: {httpStatus: 501}"])).expect("a second fault");
     checks.equal(
@@ -179,7 +186,7 @@ fn several(mesh: &Mesh, checks: &mut Scenarios) {
     checks.holds("fault-conflict: the younger one", "is reported", || {
         told(mesh, "TrafficFault app/younger spec.requests the older fault `f` decides")
     });
-    set(mesh, &[HTTP, "abort: {httpStatus: 503}", "requests: [{pathRegex: /a}]", "percentage: 0"]);
+    set(mesh, checks, &[HTTP, "abort: {httpStatus: 503}", "requests: [{pathRegex: /a}]", "percentage: 0"]);
     checks.equal("fault-conflict: whom the older one spares", "200 501", see(&["http://echo/a", "http://echo/b"]));
     mesh.remove(FAULT).expect("removed");
     checks.equal("fault-conflict: the older one goes", "501 501", see(&["http://echo/a", "http://echo/b"]));
@@ -189,7 +196,11 @@ fn several(mesh: &Mesh, checks: &mut Scenarios) {
                  spec:\n  service: echo\n  matches: [{kind: HTTPRouteGroup, name: api}]\n  \
                  backends: [{service: canary, weight: 1}]\n";
     mesh.write("split.yaml", split).expect("a split");
-    set(mesh, &[HTTP, "abort: {httpStatus: 503}", "requests: [{pathRegex: /carts/1}, {headers: [{x-fail: y}]}]"]);
+    set(
+        mesh,
+        checks,
+        &[HTTP, "abort: {httpStatus: 503}", "requests: [{pathRegex: /carts/1}, {headers: [{x-fail: now}]}]"],
+    );
     checks.holds("fault-split: a fault beside a split with matches", "both do what they say", || {
         let version = |arguments: &[&str]| {
             let summary =
@@ -201,15 +212,15 @@ fn several(mesh: &Mesh, checks: &mut Scenarios) {
             version(&["http://echo/"])?,
             version(&["http://echo/carts/2"])?,
             version(&["http://echo/carts/1"])?,
-            version(&["-H", "x-fail: y", "http://echo/carts/2"])?,
-            version(&["-H", "x-fail: y", "http://echo/"])?,
+            version(&["-H", "x-fail: now", "http://echo/carts/2"])?,
+            version(&["-H", "x-fail: now", "http://echo/"])?,
         ]
         .join(", ");
         Ok((seen == "echo v1, echo v2, 503, 503, 503", seen))
     });
-    set(mesh, &[HTTP, "delay: {fixed: 50ms}", "requests: [{headers: [{x-slow: y}]}]"]);
+    set(mesh, checks, &[HTTP, "delay: {fixed: 50ms}", "requests: [{headers: [{x-slow: now}]}]"]);
     checks.holds("fault-split: a delay of what is split", "it still goes where the split says", || {
-        let summary = mesh.calls(CLIENT, &["-n", "5", "-H", "x-slow: y", "http://echo/carts/2"])?;
+        let summary = mesh.calls(CLIENT, &["-n", "5", "-H", "x-slow: now", "http://echo/carts/2"])?;
         let ok = summary.responders.contains_key("echo v2") && summary.latency_ms.p50 >= 49.0;
         Ok((ok && summary.failed == 0, format!("{:?}, {} ms", summary.responders, summary.latency_ms.p50)))
     });
@@ -233,13 +244,14 @@ fn several(mesh: &Mesh, checks: &mut Scenarios) {
 fn time(mesh: &Mesh, checks: &mut Scenarios) {
     checks.holds("fault-change: made, changed and removed under load", "no failed request", || {
         let load = mesh.load(CLIENT, &["-c", "4", "--rate", "200", "http://echo/"])?;
-        set(mesh, &[HTTP, "delay: {fixed: 20ms}"]);
-        set(mesh, &[HTTP, "delay: {fixed: 40ms}", "callers: [{kind: ServiceAccount, name: client}]"]);
+        mesh.write(FAULT, &fault("f", &[HTTP, "delay: {fixed: 20ms}"]))?;
+        let of_client = "callers: [{kind: ServiceAccount, name: client}]";
+        mesh.write(FAULT, &fault("f", &[HTTP, "delay: {fixed: 40ms}", of_client]))?;
         mesh.remove(FAULT)?;
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });
-    set(mesh, &[HTTP, "abort: {httpStatus: 503}", "expiresAfter: 3s"]);
+    set(mesh, checks, &[HTTP, "abort: {httpStatus: 503}", "expiresAfter: 3s"]);
     checks.equal("fault-expires: before its time is over", "503", mesh.code(CLIENT, &["http://echo/"]));
     checks.holds("fault-expires: after it", "the fault ends by itself and says so", || {
         let (said, text) = told(mesh, "TrafficFault app/f spec.expiresAfter the fault has ended by itself, 3s after")?;

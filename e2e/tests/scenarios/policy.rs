@@ -44,9 +44,11 @@ fn policy(name: &str, target: &str, fields: &[&str]) -> String {
     )
 }
 
-/// A policy for Service `echo`, port 80.
-fn set(mesh: &Mesh, fields: &[&str]) {
-    mesh.write(POLICY, &policy("p", "name: echo, port: 80", fields)).expect("a policy");
+/// Sets the policy for Service `echo`, port 80. One that is not taken is a scenario that does not hold.
+fn set(mesh: &Mesh, checks: &mut Scenarios, fields: &[&str]) {
+    if let Err(error) = mesh.write(POLICY, &policy("p", "name: echo, port: 80", fields)) {
+        checks.equal::<&str>(&format!("policy-taken: {fields:?}"), "taken", Err(error));
+    }
 }
 
 /// Tells a pod how to act, by the Service that leads to it alone.
@@ -61,7 +63,7 @@ const WELL: &str = r#"{"errorRate": 0, "delay": "0s"}"#;
 fn timeouts(mesh: &Mesh, checks: &mut Scenarios) {
     let call = |url: &str| mesh.calls(CLIENT, &["-n", "1", "--expect", "200", "--expect", "504", url]);
     let said = |summary: &Summary| format!("{:?} in {} ms", summary.codes, summary.latency_ms.max);
-    set(mesh, &["timeouts: {request: 300ms}"]);
+    set(mesh, checks, &["timeouts: {request: 300ms}"]);
     checks.holds("timeout-request: a slow answer", "504 after 300 ms", || {
         let summary = call("http://echo/?delay=2s")?;
         let on_time = (290.0..600.0).contains(&summary.latency_ms.max);
@@ -69,7 +71,7 @@ fn timeouts(mesh: &Mesh, checks: &mut Scenarios) {
     });
     checks.equal("timeout-request: one in time", "200", mesh.code(CLIENT, &["http://echo/?delay=50ms"]));
     checks.equal("timeout-request: another Service", "200", mesh.code(CLIENT, &["http://one/?delay=600ms"]));
-    set(mesh, &["timeouts: {idle: 300ms}"]);
+    set(mesh, checks, &["timeouts: {idle: 300ms}"]);
     checks.holds("timeout-idle: an answer that is silent for too long", "ends after 300 ms", || {
         let summary = call("http://echo/?delay=2s")?;
         let on_time = (290.0..700.0).contains(&summary.latency_ms.max);
@@ -98,15 +100,15 @@ fn retries(mesh: &Mesh, checks: &mut Scenarios) {
         ("retry-on: a condition", "retries: {on: [gateway-error], attempts: 2}"),
         ("retry-codes: a status", "retries: {codes: [503], attempts: 1}"),
     ] {
-        set(mesh, &[retries]);
+        set(mesh, checks, &[retries]);
         checks.holds(scenario, "another endpoint answers each of them", || {
             let before = retried(mesh)?;
             let (failed, summary) = calls(&["http://echo/"])?;
             let retried = retried(mesh)? - before;
-            Ok((failed == 0 && retried == 20, format!("{}, {retried} retries", summary.said())))
+            Ok((failed == 0 && retried >= 20, format!("{}, {retried} retries", summary.said())))
         });
     }
-    set(mesh, &["retries: {on: [reset], attempts: 2}"]);
+    set(mesh, checks, &["retries: {on: [reset], attempts: 2}"]);
     checks.holds("retry-on: another condition", "20 of 60 are 503, as without a policy", || {
         let (failed, summary) = calls(&["http://echo/"])?;
         Ok((failed == 20, format!("{}, {failed} answered 503", summary.said())))
@@ -114,7 +116,7 @@ fn retries(mesh: &Mesh, checks: &mut Scenarios) {
     for pod in ["two", "three"] {
         control(mesh, pod, r#"{"errorRate": 1}"#);
     }
-    set(mesh, &["retries: {codes: [503], attempts: 2, backoff: {base: 200ms, max: 200ms}}"]);
+    set(mesh, checks, &["retries: {codes: [503], attempts: 2, backoff: {base: 200ms, max: 200ms}}"]);
     checks.holds("retry-attempts: when all fail", "two retries for each request", || {
         let before = retried(mesh)?;
         let summary = mesh.calls(CLIENT, &["-n", "6", "--expect", "503", "http://echo/"])?;
@@ -127,7 +129,11 @@ fn retries(mesh: &Mesh, checks: &mut Scenarios) {
         let ok = latency.p50 > 30.0 && latency.max < 600.0;
         Ok((summary.failed == 0 && ok, format!("p50 {} ms, max {} ms", latency.p50, latency.max)))
     });
-    set(mesh, &["retries: {codes: [503], attempts: 5, budget: {percent: 1, minConcurrent: 1}, backoff: {base: 50ms}}"]);
+    set(
+        mesh,
+        checks,
+        &["retries: {codes: [503], attempts: 5, budget: {percent: 1, minConcurrent: 1}, backoff: {base: 50ms}}"],
+    );
     checks.holds("retry-budget: many failures at once", "most retries are not made", || {
         let before = retried(mesh)?;
         mesh.calls(CLIENT, &["-n", "100", "-c", "20", "--expect", "503", "http://echo/"])?;
@@ -140,7 +146,11 @@ fn retries(mesh: &Mesh, checks: &mut Scenarios) {
         control(mesh, pod, WELL);
     }
     control(mesh, "one", r#"{"delay": "2s"}"#);
-    set(mesh, &["timeouts: {request: 5s}", "retries: {on: [reset, gateway-error], attempts: 2, perTryTimeout: 200ms}"]);
+    set(
+        mesh,
+        checks,
+        &["timeouts: {request: 5s}", "retries: {on: [reset, gateway-error], attempts: 2, perTryTimeout: 200ms}"],
+    );
     checks.holds("retry-per-try-timeout: an endpoint that does not answer in time", "another one does", || {
         let summary = mesh.calls(CLIENT, &["-n", "15", "http://echo/"])?;
         let ok = summary.latency_ms.max < 1000.0 && !summary.responders.contains_key("echo one");
@@ -157,30 +167,30 @@ fn limits(mesh: &Mesh, checks: &mut Scenarios) {
         anyhow::Ok((served, summary))
     };
     let slow = "http://echo/?delay=400ms";
-    set(mesh, &["limits: {requests: 5}"]);
+    set(mesh, checks, &["limits: {requests: 5}"]);
     checks.holds("limit-requests: 20 at once where 5 may be", "about 5 are served, the others 503 at once", || {
         let (served, summary) = many(slow)?;
         Ok((summary.failed == 0 && (4..=10).contains(&served), format!("{served} served, {}", summary.said())))
     });
-    set(mesh, &["limits: {connections: 1, pendingRequests: 1}"]);
+    set(mesh, checks, &["limits: {connections: 1, pendingRequests: 1}"]);
     checks.holds("limit-connections: 20 at once on few connections", "some are served, the others 503", || {
         let (served, summary) = many(slow)?;
         Ok((summary.failed == 0 && (2..=10).contains(&served), format!("{served} served, {}", summary.said())))
     });
-    set(mesh, &["limits: {connections: 3, pendingRequests: 100}"]);
+    set(mesh, checks, &["limits: {connections: 3, pendingRequests: 100}"]);
     checks.holds("limit-pending: 20 at once, 17 of which may wait", "all are served, one after the other", || {
         let (served, summary) = many("http://echo/?delay=100ms")?;
         let waited = summary.latency_ms.max > 350.0;
         Ok((summary.failed == 0 && served == 20 && waited, format!("{served} served, {} ms", summary.latency_ms.max)))
     });
-    set(mesh, &["limits: {requests: 100}"]);
+    set(mesh, checks, &["limits: {requests: 100}"]);
     checks.equal("limit-requests: few requests", "200", mesh.code(CLIENT, &["http://echo/"]));
 }
 
 fn outliers(mesh: &Mesh, checks: &mut Scenarios) {
     control(mesh, "one", r#"{"errorRate": 1}"#);
     let detection = "outlierDetection: {consecutiveErrors: 3, interval: 500ms, ejectionTime: 4s}";
-    set(mesh, &[detection]);
+    set(mesh, checks, &[detection]);
     let calls = || mesh.calls(CLIENT, &["-n", "60", "--expect", "200", "--expect", "503", "http://echo/"]);
     checks.holds(
         "outlier-ejected: an endpoint that fails three times",
@@ -217,7 +227,7 @@ fn balance(mesh: &Mesh, checks: &mut Scenarios) {
         Ok((seen.len() == 3 && seen.values().all(|count| *count == 20), format!("{seen:?}")))
     });
     for (algorithm, slug) in [("RingHash", "ring-hash"), ("Maglev", "maglev")] {
-        set(mesh, &[&format!("loadBalancing: {{algorithm: {algorithm}, hash: {{header: x-user}}}}")]);
+        set(mesh, checks, &[&format!("loadBalancing: {{algorithm: {algorithm}, hash: {{header: x-user}}}}")]);
         checks.holds(&format!("balance-{slug}: one user by a header"), "one endpoint", || {
             let seen = responders(mesh, &["-n", "30", "-c", "3", "-H", "x-user: anna"])?;
             Ok((seen.len() == 1, format!("{seen:?}")))
@@ -231,7 +241,7 @@ fn balance(mesh: &Mesh, checks: &mut Scenarios) {
             Ok((all.len() == 3, format!("{all:?}")))
         });
     }
-    set(mesh, &["loadBalancing: {algorithm: RingHash, hash: {cookie: {name: session, ttl: 1h}}}"]);
+    set(mesh, checks, &["loadBalancing: {algorithm: RingHash, hash: {cookie: {name: session, ttl: 1h}}}"]);
     checks.holds("balance-cookie: a client without one", "is given one", || {
         let text = mesh.call(CLIENT, &["-i", "http://echo/"])?;
         let cookie = text.lines().find(|line| line.starts_with("set-cookie: session=")).unwrap_or_default();
@@ -242,7 +252,7 @@ fn balance(mesh: &Mesh, checks: &mut Scenarios) {
         Ok((seen.len() == 1, format!("{seen:?}")))
     });
     control(mesh, "one", r#"{"delay": "300ms"}"#);
-    set(mesh, &["loadBalancing: {algorithm: LeastRequest}"]);
+    set(mesh, checks, &["loadBalancing: {algorithm: LeastRequest}"]);
     checks.holds("balance-least-request: one endpoint is slow", "it gets less than the others", || {
         let seen = responders(mesh, &["-n", "200", "-c", "8"])?;
         let of = |who: &str| seen.get(who).copied().unwrap_or(0);
@@ -252,13 +262,14 @@ fn balance(mesh: &Mesh, checks: &mut Scenarios) {
     control(mesh, "one", WELL);
     checks.holds("balance-change: from one algorithm to the next under load", "no failed request", || {
         let load = mesh.load(CLIENT, &["-c", "4", "--rate", "200", "http://echo/"])?;
-        set(mesh, &["loadBalancing: {slowStart: {window: 10s}}", "connections: {maxAge: 1s}"]);
-        set(mesh, &["loadBalancing: {algorithm: Maglev, hash: {header: x-user}}"]);
+        let change = |fields: &[&str]| mesh.write(POLICY, &policy("p", "name: echo, port: 80", fields));
+        change(&["loadBalancing: {slowStart: {window: 10s}}", "connections: {maxAge: 1s}"])?;
+        change(&["loadBalancing: {algorithm: Maglev, hash: {header: x-user}}"])?;
         mesh.remove(POLICY)?;
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });
-    set(mesh, &["connections: {maxAge: 300ms}"]);
+    set(mesh, checks, &["connections: {maxAge: 300ms}"]);
     checks.holds("connection-age: 300 ms under load", "connections are replaced and no request fails", || {
         let made = || -> anyhow::Result<u64> {
             let counts = mesh.stats(CLIENT, "^cluster.app/echo/80.upstream_cx_max_duration_reached$")?;
