@@ -37,7 +37,6 @@ pub(super) fn of_route(harm: &Harm) -> HashMap<String, Any> {
     let delay = harm.delay.map(|delay| FaultDelay {
         percentage,
         fault_delay_secifier: duration(delay).map(FaultDelaySecifier::FixedDelay),
-        ..Default::default()
     });
     let abort = harm.abort.map(|abort| FaultAbort {
         percentage,

@@ -197,3 +197,49 @@ fn both(one: &HttpMatch, other: &HttpMatch) -> RouteMatch {
 fn is_any_of(callers: &[&ServiceAccountKey]) -> Predicate {
     matching::any_of(callers.iter().map(|caller| matching::header(SOURCE_HEADER, names::source(caller))).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::fixture::{account, fault};
+
+    fn destination(last: u8) -> Destination {
+        let plan = |name: &str, callers: Option<&[&str]>| FaultPlan {
+            name: name.to_owned(),
+            callers: callers.map(|callers| callers.iter().map(|caller| account(caller)).collect()),
+            matches: vec![HttpMatch::any()],
+            percentage: Percentage(500_000),
+            harm: fault("shop/f", &[]).harm,
+        };
+        Destination {
+            address: SocketAddr::from(([10, 96, 0, last], 80)),
+            split: Vec::new(),
+            faults: vec![plan("shop/some", Some(&["shop/web", "shop/api"])), plan("shop/all", None)],
+            requests: RequestSettings::default(),
+        }
+    }
+
+    #[test]
+    fn equal_destinations_give_equal_bytes_and_each_is_an_entry_of_the_map() {
+        let encode = || configuration(&(1..=20).map(destination).collect::<Vec<_>>());
+        let bytes = encode();
+        assert!((0..20).all(|_| encode() == bytes));
+        let read = RouteConfiguration::decode(bytes.as_slice()).expect("a route configuration");
+        let matcher = read.virtual_hosts.first().and_then(|host| host.matcher.clone()).expect("a matcher");
+        let Some(MatcherType::MatcherTree(tree)) = matcher.matcher_type else { panic!("a tree") };
+        let Some(TreeType::ExactMatchMap(MatchMap { map })) = tree.tree_type else { panic!("a map") };
+        assert_eq!((read.virtual_hosts.len(), map.len()), (1, 20));
+        assert!(tree.input.is_some() && matcher.on_no_match.is_some());
+    }
+
+    #[test]
+    fn whom_a_fault_spares_is_not_for_the_next_fault_and_callers_that_are_hit_alike_share_their_routes() {
+        let destination = destination(1);
+        let both: Vec<_> = destination.faults.iter().collect();
+        let names: Vec<_> = routes(&destination, &both).into_iter().map(|route| route.name).collect();
+        assert_eq!(names, ["TrafficFault shop/some", "", "TrafficFault shop/all", ""]);
+        let Some(Outcome::Matcher(by_caller)) = routes_by_caller(&destination).on_match else { panic!("a matcher") };
+        let Some(MatcherType::MatcherList(list)) = by_caller.matcher_type else { panic!("a list") };
+        assert_eq!(list.matchers.len(), 1);
+    }
+}

@@ -38,7 +38,7 @@ pub enum Object {
     TcpRoute(TcpRoute),
     TrafficTarget(TrafficTarget),
     TrafficFault(TrafficFault),
-    TrafficPolicy(TrafficPolicy),
+    TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(MeshConfig),
 }
 

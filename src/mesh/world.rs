@@ -110,7 +110,7 @@ impl World {
                 self.set_fault((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
             }
             Event::Apply(Object::TrafficPolicy(object)) => {
-                self.set_policy((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
+                self.set_policy((object.namespace.clone(), object.name.clone()), Some(*object), &mut dirty);
             }
             Event::Apply(Object::MeshConfig(object)) => self.set_config(object, &mut dirty),
             Event::Delete(object) => self.delete(object, &mut dirty),

@@ -184,8 +184,8 @@ fn objects() -> Vec<Object> {
         Object::TrafficTarget(target("shop/t2", "b", &["shop/a"], vec![tcp_rule("r")])),
         Object::TrafficFault(by_group("shop/f1", "g", &["a", "root"])),
         Object::TrafficFault(by_group("shop/f2", "missing", &["b", "missing"])),
-        Object::TrafficPolicy(limiting("shop/p1", &["a", "missing"])),
-        Object::TrafficPolicy(limiting("shop/p2", &["b", "a"])),
+        Object::TrafficPolicy(Box::new(limiting("shop/p1", &["a", "missing"]))),
+        Object::TrafficPolicy(Box::new(limiting("shop/p2", &["b", "a"]))),
         Object::Namespace(namespace("shop")),
         enforcing(),
     ];

@@ -25,7 +25,7 @@ fn policy(key: &str, port: Option<u16>, seconds: u64) -> TrafficPolicy {
 
 /// The time-outs of ports 80 and 90, and what is said.
 fn timeouts(objects: Vec<TrafficPolicy>) -> (Vec<Option<u64>>, Vec<String>) {
-    let world = world(objects.into_iter().map(Object::TrafficPolicy));
+    let world = world(objects.into_iter().map(Box::new).map(Object::TrafficPolicy));
     let plan = outbound::service(&world, &service_key("shop/cart")).expect("a plan");
     let timeouts = plan.ports.iter().map(|port| port.requests.timeout.map(|timeout| timeout.as_secs()));
     (timeouts.collect(), plan.diagnostics.iter().map(ToString::to_string).collect())
@@ -51,7 +51,7 @@ fn what_means_nothing_is_said() {
     let (_, told) = timeouts(vec![policy("shop/p", Some(90), 1)]);
     assert!(told[0].starts_with("TrafficPolicy shop/p: spec.timeouts: port 90 of Service shop/cart is TCP"));
     let mut world = World::default();
-    world.apply(Event::Apply(Object::TrafficPolicy(policy("shop/p", None, 1))));
+    world.apply(Event::Apply(Object::TrafficPolicy(Box::new(policy("shop/p", None, 1)))));
     let plan = outbound::service(&world, &service_key("shop/cart")).expect("a plan");
     assert!(plan.diagnostics[0].reason.contains("Service shop/cart does not exist"), "{:?}", plan.diagnostics);
 }
@@ -61,13 +61,13 @@ fn a_rate_limit_is_the_callees_by_its_own_port() {
     let rate = |tokens| RateLimit { tokens, per: Duration::from_secs(1), burst: tokens };
     let limited = |key, port, tokens| TrafficPolicy { rate: Some(rate(tokens)), ..policy(key, port, 1) };
     let mut world = world([
-        Object::TrafficPolicy(limited("shop/http", Some(80), 10)),
-        Object::TrafficPolicy(limited("shop/tcp", Some(90), 5)),
+        Object::TrafficPolicy(Box::new(limited("shop/http", Some(80), 10))),
+        Object::TrafficPolicy(Box::new(limited("shop/tcp", Some(90), 5))),
     ]);
     let rates = |world: &World| inbound::pod(world, &pod_key("shop/cart-1")).expect("a plan").0.rates;
     let expected = [(8080, (Traffic::Http, rate(10))), (9000, (Traffic::Tcp, rate(5)))];
     assert_eq!(rates(&world), expected.into());
-    let dirty = world.apply(Event::Apply(Object::TrafficPolicy(limited("shop/http", Some(80), 20))));
+    let dirty = world.apply(Event::Apply(Object::TrafficPolicy(Box::new(limited("shop/http", Some(80), 20)))));
     assert!(dirty.pods.contains(&pod_key("shop/cart-1")) && dirty.services.contains(&service_key("shop/cart")));
     assert_eq!(rates(&world)[&8080], (Traffic::Http, rate(20)));
 }

@@ -66,7 +66,9 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
             .and_then(|target| smi::target(&target, &mut findings))
             .map(Object::TrafficTarget),
         Manifest::TrafficFault(fault) => fault::fault(fault, &mut findings).map(Object::TrafficFault),
-        Manifest::TrafficPolicy(policy) => traffic_policy::policy(policy, &mut findings).map(Object::TrafficPolicy),
+        Manifest::TrafficPolicy(policy) => {
+            traffic_policy::policy(policy, &mut findings).map(Box::new).map(Object::TrafficPolicy)
+        }
         Manifest::MeshConfig(config) => config::mesh_config(config, &mut findings).map(Object::MeshConfig),
     };
     let name = |found: Vec<Diagnostic>| {
