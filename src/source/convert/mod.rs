@@ -7,7 +7,9 @@
 //!
 //! A Kubernetes API server would refuse much of what is an error here; a watched directory has none before it.
 
+mod attachment;
 mod config;
+mod fault;
 mod pod;
 mod protocol;
 mod re2;
@@ -15,6 +17,7 @@ mod service;
 mod smi;
 #[cfg(test)]
 mod tests;
+mod traffic_policy;
 
 use crate::mesh::Diagnostic;
 use crate::mesh::object::Object;
@@ -62,6 +65,10 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
             .of(versions::target::hub(target))
             .and_then(|target| smi::target(&target, &mut findings))
             .map(Object::TrafficTarget),
+        Manifest::TrafficFault(fault) => fault::fault(fault, &mut findings).map(Object::TrafficFault),
+        Manifest::TrafficPolicy(policy) => {
+            traffic_policy::policy(policy, &mut findings).map(Box::new).map(Object::TrafficPolicy)
+        }
         Manifest::MeshConfig(config) => config::mesh_config(config, &mut findings).map(Object::MeshConfig),
     };
     let name = |found: Vec<Diagnostic>| {
