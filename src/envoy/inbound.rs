@@ -4,12 +4,13 @@
 //!  TLS, ALPN weft:HTTP/1.x ─▶ http-1  ┬─▶ authorisation by request (routes) ─▶ the application
 //!  TLS, ALPN weft:HTTP/2   ─▶ http-2  ┘
 //!  TLS, ALPN weft:TCP      ─▶ tcp       ─▶ authorisation by connection ─▶ the application
-//!  in clear, HTTP          ─▶ plaintext-http  (strict: probes only, everything else is 403)
+//!  in clear, HTTP          ─▶ plaintext-http  (routes: in_clear.rs)
 //!  anything else           ─▶ plaintext       (strict: closed)
 //! ```
 //!
 //! What may be requested stands in the routes and not in the listener: a change of it counts for the next request of
-//! every connection that is open, while connections stay on the listener they came by.
+//! every connection that is open, while connections stay on the listener they came by. A port whose mode of mTLS is
+//! not the pod's has all of these chains for itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -36,23 +37,22 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, LocalReplyConfig, Rds, ResponseMapper,
+    HttpConnectionManager, LocalReplyConfig, Rds, ResponseMapper,
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
-use prost::{Message, Name};
 
 use super::message::{
-    address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
+    address, ads, boolean, duration, http_filter, listener_filter, network_filter, uint32,
 };
-use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
-use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
-use super::{rbac, tls};
+use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT};
+use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config};
+use super::{denials, rbac, tls};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
 use crate::policy::InboundPlan;
 
 /// What a caller without the mesh's TLS reads when its request is refused.
-const NEEDS_MTLS: &str = "Weft: this workload accepts connections over the mesh's mTLS only\n";
+const NEEDS_MTLS: &str = "Weft: this workload accepts this request over the mesh's mTLS only\n";
 
 /// What a caller reads when no TrafficTarget allows its request. The caller knows all of it already.
 const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SAN% to %REQ(:METHOD)% %REQ(:PATH)% at %DOWNSTREAM_LOCAL_URI_SAN%\n";
@@ -64,40 +64,28 @@ const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 /// mesh's own connections begin with TLS at once.
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
-const AUDIT: &str = "audit";
+/// Statistics of what enforcement would deny carry this prefix, `http.inbound.rbac.audit.shadow_denied`, and so does
+/// what is noted of a call, `audit_shadow_engine_result`.
+pub(super) const AUDIT: &str = "audit";
 
 /// The inbound listener of a pod with this plan.
 pub fn listener(plan: &InboundPlan) -> Listener {
-    let http = |codec| {
-        let routes = RouteSpecifier::Rds(Rds {
-            // A proxy does not serve before it knows whom, however long that takes.
-            config_source: Some(ads(Duration::ZERO)),
-            route_config_name: INBOUND.to_owned(),
-        });
-        // The rules are in the routes; what the statistics are called is decided here alone.
-        let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED)
-    };
-    let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
-        name: name.to_owned(),
-        filter_chain_match: Some(chain_match("tls", alpn)),
-        transport_socket: Some(tls::downstream(&plan.trust_domain)),
-        filters,
-        ..Default::default()
-    };
-    let plaintext_http = match plan.mtls {
-        MtlsMode::Permissive => manager(CodecType::Auto, authorize_plaintext(plan), fixed_routes(), NOT_ALLOWED),
-        MtlsMode::Strict => {
-            let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
-            manager(CodecType::Auto, vec![http_filter_any(HTTP_RBAC, probes)], fixed_routes(), NEEDS_MTLS)
-        }
-    };
-    let tcp = || {
-        let mut filters: Vec<Filter> = authorize_tcp(plan).into_iter().collect();
-        filters.push(tcp_proxy(INBOUND, INBOUND, None));
-        filters
-    };
+    let own_ports = [OUTBOUND_PORT, INBOUND_PORT];
+    let mut filter_chains: Vec<FilterChain> = own_ports.map(refuse).into();
+    for (port, mode) in plan.mtls_ports.iter().filter(|(port, _)| !own_ports.contains(port)) {
+        // A chain that names a port hides the chains that do not, and the default one.
+        filter_chains.extend(chains(plan, Some(*port)));
+        filter_chains.extend(["raw_buffer", "tls"].map(|transport| FilterChain {
+            name: format!("plaintext-{transport}-{port}"),
+            filter_chain_match: Some(chain_match(transport, &[], Some(*port))),
+            filters: match mode {
+                MtlsMode::Permissive => tcp(plan),
+                MtlsMode::Strict => nowhere(),
+            },
+            ..Default::default()
+        }));
+    }
+    filter_chains.extend(chains(plan, None));
     Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
@@ -109,26 +97,54 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         ],
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
-        filter_chains: vec![
-            refuse(OUTBOUND_PORT),
-            refuse(INBOUND_PORT),
-            mesh("http-1", &ALPN_HTTP1, http(CodecType::Http1)),
-            mesh("http-2", &[ALPN_HTTP2], http(CodecType::Http2)),
-            mesh("tcp", &[ALPN_TCP], tcp()),
-            FilterChain {
-                name: "plaintext-http".to_owned(),
-                filter_chain_match: Some(chain_match("raw_buffer", &HTTP)),
-                filters: plaintext_http,
-                ..Default::default()
-            },
-        ],
+        filter_chains,
         default_filter_chain: (plan.mtls == MtlsMode::Permissive).then(|| FilterChain {
             name: "plaintext".to_owned(),
-            filters: tcp(),
+            filters: tcp(plan),
             ..Default::default()
         }),
         ..Default::default()
     }
+}
+
+/// The chains of everything but raw plaintext, for one port or for all that have none of their own. They do not depend
+/// on a mode of mTLS or of authorisation, so that connections stay where they are when it changes; but for raw TCP,
+/// which has no routes.
+fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
+    let name = |chain: &str| port.map_or_else(|| chain.to_owned(), |port| format!("{chain}-{port}"));
+    let mesh = |chain: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
+        name: name(chain),
+        filter_chain_match: Some(chain_match("tls", alpn, port)),
+        transport_socket: Some(tls::downstream(&plan.trust_domain)),
+        filters,
+        ..Default::default()
+    };
+    [
+        mesh("http-1", &ALPN_HTTP1, manager(CodecType::Http1, INBOUND, NOT_ALLOWED)),
+        mesh("http-2", &[ALPN_HTTP2], manager(CodecType::Http2, INBOUND, NOT_ALLOWED)),
+        mesh("tcp", &[ALPN_TCP], tcp(plan)),
+        FilterChain {
+            name: name("plaintext-http"),
+            filter_chain_match: Some(chain_match("raw_buffer", &HTTP, port)),
+            filters: manager(CodecType::Auto, INBOUND_IN_CLEAR, NEEDS_MTLS),
+            ..Default::default()
+        },
+    ]
+}
+
+/// Raw TCP to the application, if that is allowed.
+fn tcp(plan: &InboundPlan) -> Vec<Filter> {
+    let mut proxy = tcp_proxy_config(INBOUND, INBOUND, None);
+    if plan.authorization == AuthorizationMode::Audit {
+        denials::log_connections(&mut proxy);
+    }
+    let to_the_application = network_filter("envoy.filters.network.tcp_proxy", proxy);
+    authorize_tcp(plan).into_iter().chain([to_the_application]).collect()
+}
+
+/// Closes the connection: there is no such cluster.
+fn nowhere() -> Vec<Filter> {
+    vec![network_filter("envoy.filters.network.tcp_proxy", tcp_proxy_config(INBOUND, "none", None))]
 }
 
 /// Closes what is addressed to a port of the sidecar itself, which would otherwise be handed on to it for ever.
@@ -136,47 +152,56 @@ fn refuse(port: u16) -> FilterChain {
     FilterChain {
         name: format!("refuse-{port}"),
         filter_chain_match: Some(FilterChainMatch { destination_port: uint32(port.into()), ..Default::default() }),
-        filters: vec![tcp_proxy(INBOUND, "none", None)],
+        filters: nowhere(),
         ..Default::default()
     }
 }
 
-fn chain_match(transport_protocol: &str, application_protocols: &[&str]) -> FilterChainMatch {
+fn chain_match(transport_protocol: &str, application_protocols: &[&str], port: Option<u16>) -> FilterChainMatch {
     FilterChainMatch {
         transport_protocol: transport_protocol.to_owned(),
         application_protocols: application_protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
+        destination_port: port.and_then(|port| uint32(port.into())),
         ..Default::default()
     }
 }
 
 /// The routes of what arrives over the mesh's TLS: all to the application, with who may request what.
 pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
-    let rules =
-        http_rbac(plan.authorization, &rbac::http_policies(&plan.allow), |rbac| RbacPerRoute { rbac: Some(rbac) });
-    to_the_application(rules)
+    let policies = rbac::http_policies(&plan.allow);
+    let rules = match plan.authorization {
+        AuthorizationMode::Permissive => None,
+        AuthorizationMode::Audit => Some(would_enforce(&policies)),
+        AuthorizationMode::Enforce => Some(enforce(&policies)),
+    };
+    to_the_application(INBOUND, rules)
 }
 
-fn fixed_routes() -> RouteSpecifier {
-    RouteSpecifier::RouteConfig(to_the_application(None))
-}
-
-fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifier, denied: &str) -> Vec<Filter> {
-    filters.push(router());
+/// A manager that asks for its routes by name.
+fn manager(codec: CodecType, routes: &str, denied: &str) -> Vec<Filter> {
+    // The rules are in the routes; what the statistics are called is decided here alone.
+    let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
     let manager = HttpConnectionManager {
         codec_type: codec.into(),
-        route_specifier: Some(routes),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            // A proxy does not serve before it knows whom, however long that takes.
+            config_source: Some(ads(Duration::ZERO)),
+            route_config_name: routes.to_owned(),
+        })),
         // Whatever the caller claims about certificates is replaced by what its own certificate says.
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
         // Authorisation and the application must see the same path.
         normalize_path: boolean(true),
         local_reply_config: Some(explain_refusal(denied)),
-        ..connection_manager(INBOUND, filters)
+        access_log: vec![denials::log_requests()],
+        ..connection_manager(INBOUND, vec![http_filter(HTTP_RBAC, authorize), router()])
     };
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 
-fn to_the_application(rules: Option<Any>) -> RouteConfiguration {
+/// Everything to the application, by these rules ([`enforce`], [`would_enforce`]).
+pub(super) fn to_the_application(name: &str, rules: Option<Any>) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(INBOUND.to_owned())),
         // The caller's time-out decides.
@@ -189,7 +214,7 @@ fn to_the_application(rules: Option<Any>) -> RouteConfiguration {
         ..Default::default()
     };
     RouteConfiguration {
-        name: INBOUND.to_owned(),
+        name: name.to_owned(),
         virtual_hosts: vec![VirtualHost {
             name: INBOUND.to_owned(),
             domains: vec!["*".to_owned()],
@@ -226,33 +251,22 @@ fn explain_refusal(text: &str) -> LocalReplyConfig {
     }
 }
 
-/// In clear nobody has an identity: under enforcement the probes are all that is left.
-fn authorize_plaintext(plan: &InboundPlan) -> Vec<HttpFilter> {
-    let rules = http_rbac(plan.authorization, &rbac::probe_policies(&plan.probes), std::convert::identity);
-    rules.map(|rules| http_filter_any(HTTP_RBAC, rules)).into_iter().collect()
+/// The rules of a route: what no policy allows is refused.
+pub(super) fn enforce(policies: &[rbac::Named]) -> Any {
+    rbac::filter(policies, |rules| RbacPerRoute {
+        rbac: Some(HttpRbac { rules: Some(rules), ..Default::default() }),
+    })
 }
 
-/// The rules in the form that `wrap` gives them; `None` where everything is allowed.
-fn http_rbac<T: Message + Name>(
-    mode: AuthorizationMode,
-    policies: &[rbac::Named],
-    wrap: impl Fn(HttpRbac) -> T,
-) -> Option<Any> {
-    match mode {
-        AuthorizationMode::Permissive => None,
-        AuthorizationMode::Enforce => Some(rbac::filter(policies, |rules| wrap(enforce_http(rules)))),
-        AuthorizationMode::Audit => Some(rbac::filter(policies, |rules| {
-            wrap(HttpRbac {
-                shadow_rules: Some(rules),
-                shadow_rules_stat_prefix: AUDIT.to_owned(),
-                ..Default::default()
-            })
-        })),
-    }
-}
-
-fn enforce_http(rules: envoy_types::pb::envoy::config::rbac::v3::Rbac) -> HttpRbac {
-    HttpRbac { rules: Some(rules), ..Default::default() }
+/// The rules of a route: what no policy allows is counted and reported.
+pub(super) fn would_enforce(policies: &[rbac::Named]) -> Any {
+    rbac::filter(policies, |rules| RbacPerRoute {
+        rbac: Some(HttpRbac {
+            shadow_rules: Some(rules),
+            shadow_rules_stat_prefix: AUDIT.to_owned(),
+            ..Default::default()
+        }),
+    })
 }
 
 fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {

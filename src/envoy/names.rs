@@ -12,6 +12,10 @@ use crate::snapshot::ResourceName;
 pub const OUTBOUND: &str = "outbound";
 /// The listener that a pod's incoming connections are redirected to, and the cluster that leads to the application.
 pub const INBOUND: &str = "inbound";
+/// The routes of what arrives outside the mesh's mTLS.
+pub const INBOUND_IN_CLEAR: &str = "inbound-in-clear";
+/// The cluster that leads to the control plane; it is in the bootstrap of every sidecar.
+pub const CONTROL_PLANE: &str = "xds";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
 

@@ -430,6 +430,7 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         host_network,
         terminating,
         upstreams: _,
+        mtls: _,
     } = old;
     (ips, labels, account, meshed, ports, host_network, terminating)
         == (&new.ips, &new.labels, &new.account, &new.meshed, &new.ports, &new.host_network, &new.terminating)

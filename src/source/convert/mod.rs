@@ -8,6 +8,7 @@
 //! A Kubernetes API server would refuse much of what is an error here; a watched directory has none before it.
 
 mod config;
+mod mtls;
 mod pod;
 mod protocol;
 mod re2;
