@@ -16,7 +16,7 @@ use crate::mesh::object::{AuthorizationMode, MtlsMode};
 use crate::policy::InboundPlan;
 
 /// The routes: all to the application, with what may be requested in clear.
-pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
+pub(super) fn routes(plan: &InboundPlan) -> RouteConfiguration {
     to_the_application(INBOUND_IN_CLEAR, rules(plan))
 }
 

@@ -17,11 +17,12 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLogFilter, ComparisonFilter, StatusCodeFilter, comparison_filter,
+    AccessLogFilter, ComparisonFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter,
 };
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
+    DataSource, HeaderValue, HeaderValueOption, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -45,7 +46,7 @@ use envoy_types::pb::google::protobuf::Any;
 use super::message::{
     address, ads, boolean, duration, http_filter, listener_filter, network_filter, uint32,
 };
-use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT};
+use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config};
 use super::{denials, rbac, tls};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
@@ -193,7 +194,7 @@ fn manager(codec: CodecType, routes: &str, denied: &str) -> Vec<Filter> {
         set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
         // Authorisation and the application must see the same path.
         normalize_path: boolean(true),
-        local_reply_config: Some(explain_refusal(denied)),
+        local_reply_config: Some(local_replies(denied)),
         access_log: vec![denials::log_requests()],
         ..connection_manager(INBOUND, vec![http_filter(HTTP_RBAC, authorize), router()])
     };
@@ -219,6 +220,8 @@ pub(super) fn to_the_application(name: &str, rules: Option<Any>) -> RouteConfigu
             name: INBOUND.to_owned(),
             domains: vec!["*".to_owned()],
             routes: vec![everything],
+            // What the application says of this is not believed.
+            response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
             typed_per_filter_config: rules.map(|rules| (HTTP_RBAC.to_owned(), rules)).into_iter().collect(),
             ..Default::default()
         }],
@@ -226,8 +229,9 @@ pub(super) fn to_the_application(name: &str, rules: Option<Any>) -> RouteConfigu
     }
 }
 
-/// Puts `text` into the 403 that the sidecar itself gives; the application's own pass untouched.
-fn explain_refusal(text: &str) -> LocalReplyConfig {
+/// Puts `text` into the 403 that the sidecar itself gives, and says so when the application was not reached; what the
+/// application answers passes untouched.
+fn local_replies(text: &str) -> LocalReplyConfig {
     let forbidden = AccessLogFilter {
         filter_specifier: Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
             comparison: Some(ComparisonFilter {
@@ -236,17 +240,35 @@ fn explain_refusal(text: &str) -> LocalReplyConfig {
             }),
         })),
     };
+    // UF: no connection to the upstream came about.
+    let flags = vec!["UF".to_owned()];
+    let not_reached = AccessLogFilter {
+        filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags })),
+    };
     let text =
         DataSource { specifier: Some(data_source::Specifier::InlineString(text.to_owned())), ..Default::default() };
+    let unserved =
+        HeaderValue { key: UNSERVED_HEADER.to_owned(), value: "true".to_owned(), ..Default::default() };
     LocalReplyConfig {
-        mappers: vec![ResponseMapper {
-            filter: Some(forbidden),
-            body_format_override: Some(SubstitutionFormatString {
-                format: Some(Format::TextFormatSource(text)),
+        mappers: vec![
+            ResponseMapper {
+                filter: Some(forbidden),
+                body_format_override: Some(SubstitutionFormatString {
+                    format: Some(Format::TextFormatSource(text)),
+                    ..Default::default()
+                }),
                 ..Default::default()
-            }),
-            ..Default::default()
-        }],
+            },
+            ResponseMapper {
+                filter: Some(not_reached),
+                headers_to_add: vec![HeaderValueOption {
+                    header: Some(unserved),
+                    append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            },
+        ],
         ..Default::default()
     }
 }

@@ -30,6 +30,10 @@ pub use crate::ca::{MESH_ROOT as SECRET_ROOT, WORKLOAD as SECRET_WORKLOAD};
 /// request leaves.
 pub const DESTINATION_HEADER: &str = "x-weft-dst";
 
+/// What a callee's sidecar adds to its 503 when no connection to the application came about: nobody has seen the
+/// request, so the caller's sidecar may ask another endpoint. Neither application gets to see it.
+pub const UNSERVED_HEADER: &str = "x-weft-unserved";
+
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
 

@@ -11,14 +11,15 @@ use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
+    HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    header_matcher::HeaderMatchSpecifier, route,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::util::pack_any;
 
 use super::message::{boolean, duration, uint32};
-use super::names::{self, DESTINATION_HEADER, OUTBOUND};
+use super::names::{self, DESTINATION_HEADER, OUTBOUND, UNSERVED_HEADER};
 use super::rbac::{exact_header, header_matchers, prefix_regex};
 use crate::mesh::object::HttpMatch;
 
@@ -43,6 +44,7 @@ pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>
             domains: vec!["*".to_owned()],
             routes,
             request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
+            response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
             retry_policy: Some(retry_what_was_never_served()),
             ..Default::default()
         }],
@@ -83,11 +85,16 @@ fn route_match(destination: SocketAddr, match_: &HttpMatch) -> RouteMatch {
     RouteMatch { path_specifier: Some(path), headers, ..Default::default() }
 }
 
-/// Another endpoint is tried when the first has certainly not seen the request. Nothing else is retried unless a
-/// policy asks for it.
+/// Another endpoint is tried when the first has certainly not seen the request: its sidecar was not reached, or said
+/// that the application was not. Nothing else is retried unless a policy asks for it.
 fn retry_what_was_never_served() -> RetryPolicy {
     RetryPolicy {
-        retry_on: "connect-failure,refused-stream,reset-before-request".to_owned(),
+        retry_on: "connect-failure,refused-stream,reset-before-request,retriable-headers".to_owned(),
+        retriable_headers: vec![HeaderMatcher {
+            name: UNSERVED_HEADER.to_owned(),
+            header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+            ..Default::default()
+        }],
         num_retries: uint32(2),
         retry_host_predicate: vec![RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
