@@ -11,7 +11,7 @@ use super::output::{self, Format, Table, age};
 use super::proxy::reach::{self, Direct, Reach};
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{Denial, ListDenialsRequest, ListDenialsResponse};
-use crate::mesh::SpiffeId;
+use crate::mesh::{ServiceAccountKey, SpiffeId};
 
 /// Show the calls that authorisation would deny where it is audited.
 #[derive(clap::Args, Debug)]
@@ -136,10 +136,11 @@ fn caller(denial: &Denial) -> String {
 #[derive(Default)]
 struct Wanted<'a> {
     methods: BTreeSet<&'a str>,
-    ports: BTreeSet<u32>,
+    http_ports: BTreeSet<u32>,
+    tcp_ports: BTreeSet<u32>,
 }
 
-/// A TrafficTarget for each pair of ServiceAccounts and kind of call: HTTP by its methods, raw TCP by its ports.
+/// A TrafficTarget for each pair of ServiceAccounts and kind of call: requests by methods and ports, raw TCP by ports.
 fn targets(denials: &[Denial]) -> String {
     let mut wanted: BTreeMap<(&str, &str, SpiffeId), Wanted<'_>> = BTreeMap::new();
     let mut in_clear = BTreeSet::new();
@@ -149,33 +150,34 @@ fn targets(denials: &[Denial]) -> String {
             continue;
         };
         let wanted = wanted.entry((&denial.namespace, &denial.account, caller)).or_default();
-        match denial.http {
-            true => wanted.methods.extend(denial.methods.iter().map(String::as_str)),
-            false => {
-                wanted.ports.insert(denial.port);
-            }
-        }
+        wanted.methods.extend(denial.methods.iter().map(String::as_str));
+        let ports = if denial.http { &mut wanted.http_ports } else { &mut wanted.tcp_ports };
+        ports.insert(denial.port);
     }
     let mut text = String::new();
     for callee in in_clear {
         let _ = writeln!(text, "# {callee} is called in clear: give the caller a sidecar; no target can allow it.");
     }
-    for ((namespace, account, caller), Wanted { methods, ports }) in wanted {
+    for ((namespace, account, caller), Wanted { methods, http_ports, tcp_ports }) in wanted {
         let source = &caller.account;
         let name = format!("{account}-from-{}-{}", source.namespace, source.name);
-        if !methods.is_empty() {
+        let ports = |ports: BTreeSet<u32>| {
+            let ports = Vec::from_iter(ports.iter().map(u32::to_string)).join(", ");
+            format!("matches: {{ports: [{ports}]}}")
+        };
+        if !http_ports.is_empty() {
             // A method that has no name in Envoy can only be allowed with all others.
             let any = methods.contains("OTHER");
             let methods = if any { "\"*\"".to_owned() } else { Vec::from_iter(methods).join(", ") };
-            let matches = format!("  - {{name: seen, methods: [{methods}]}}");
-            let route = route("HTTPRouteGroup", namespace, &name, &format!("matches:\n{matches}"));
-            text += &(route + &target("HTTPRouteGroup", namespace, account, &name, source));
+            let matches = format!("matches:\n  - {{name: seen, methods: [{methods}]}}");
+            text += &route("HTTPRouteGroup", namespace, &name, &matches);
+            text += &route("TCPRoute", namespace, &name, &ports(http_ports));
+            text += &target(&["HTTPRouteGroup", "TCPRoute"], namespace, account, &name, source);
         }
-        if !ports.is_empty() {
+        if !tcp_ports.is_empty() {
             let name = format!("{name}-tcp");
-            let ports = Vec::from_iter(ports.iter().map(u32::to_string)).join(", ");
-            let route = route("TCPRoute", namespace, &name, &format!("matches: {{ports: [{ports}]}}"));
-            text += &(route + &target("TCPRoute", namespace, account, &name, source));
+            text += &route("TCPRoute", namespace, &name, &ports(tcp_ports));
+            text += &target(&["TCPRoute"], namespace, account, &name, source);
         }
     }
     text
@@ -188,14 +190,17 @@ fn route(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
     )
 }
 
-fn target(kind: &str, namespace: &str, account: &str, name: &str, source: &crate::mesh::ServiceAccountKey) -> String {
+fn target(kinds: &[&str], namespace: &str, account: &str, name: &str, source: &ServiceAccountKey) -> String {
+    let rules: Vec<_> = kinds.iter().map(|kind| format!("{{kind: {kind}, name: {name:?}}}")).collect();
     format!(
         "---\napiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\n\
          metadata: {{name: {name:?}, namespace: {namespace}}}\nspec:\n  \
          destination: {{kind: ServiceAccount, name: {account:?}, namespace: {namespace}}}\n  \
          sources: [{{kind: ServiceAccount, name: {:?}, namespace: {}}}]\n  \
-         rules: [{{kind: {kind}, name: {name:?}}}]\n",
-        source.name, source.namespace
+         rules: [{}]\n",
+        source.name,
+        source.namespace,
+        rules.join(", ")
     )
 }
 
@@ -269,7 +274,7 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(objects.len(), 4, "{text}");
+        assert_eq!(objects.len(), 5, "{text}");
         assert!(text.contains("methods: [GET, POST]") && text.contains("ports: [7000, 7001]"), "{text}");
         let other = render(&ListDenialsResponse { denials: vec![denial("spiffe://a/ns/b/sa/c", 1, &["GET", "OTHER"], 1)], uncounted: 0 }, AuditFormat::Smi, now());
         assert!(other.unwrap().contains("methods: [\"*\"]"));

@@ -3,8 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod audit;
 mod churn;
+mod life;
 mod modes;
+mod mtls;
 mod protocols;
 mod refusals;
 mod rootless;
