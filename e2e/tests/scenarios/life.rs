@@ -33,6 +33,7 @@ fn run(line: &str) {
     scaled(&mesh, &mut checks);
     killed(&mesh, &mut checks);
     ended(&mesh, &mut checks);
+    hook(&mesh, &mut checks);
     checks.end(mesh).expect("every scenario holds");
 }
 
@@ -212,6 +213,42 @@ fn killed(mesh: &Mesh, checks: &mut Scenarios) {
     const EXPECTED: &str = "no call fails but those in flight";
     checks.holds("life-kill: the application of one of two pods", EXPECTED, || kill(mesh, "app"));
     checks.holds("life-kill: the sidecar of one of two pods", EXPECTED, || kill(mesh, "weft-proxy"));
+}
+
+/// What an injector writes into a sidecar's container.
+const PRE_STOP: &str = include_str!("../../../envoy-bootstrap/pre-stop.sh");
+
+/// The hook drains a sidecar as the playground does: answers carry `connection: close`, and it ends when the last is given.
+fn hook(mesh: &Mesh, checks: &mut Scenarios) {
+    let run = || {
+        let client = mesh.client().clone();
+        let argv = ["bash", "-c", PRE_STOP].map(str::to_owned).to_vec();
+        std::thread::spawn(move || client.output(PodSelector::new("work", "eager"), argv))
+    };
+    let closed = || {
+        // The caller's sidecar keeps the word for itself.
+        let stats = mesh.stats("work/eager", "^http.inbound.downstream_cx_drain_close$")?;
+        anyhow::Ok(stats.iter().map(|(_, count)| count).sum::<u64>())
+    };
+    checks.holds("life-pre-stop: the hook for Kubernetes", "waits for a request of 2 s, then asks to go elsewhere", || {
+        let slow = mesh.load(CLIENT, &["-c", "1", "--rate", "100", "http://eager.work/?delay=2s"])?;
+        let active = || {
+            let stats = mesh.stats("work/eager", "^http.inbound.downstream_rq_active$")?;
+            anyhow::Ok(stats.iter().map(|(_, count)| count).sum::<u64>())
+        };
+        until("a request", PATIENCE, || Ok(if active()? > 0 { Ok(()) } else { Err("none".to_owned()) }))?;
+        let started = Instant::now();
+        let hook = run();
+        let summary = slow.end()?;
+        let (code, text) = hook.join().map_err(|_| anyhow::anyhow!("the hook panicked"))??;
+        let took = started.elapsed();
+        let after = mesh.code(CLIENT, &["http://eager.work/"])?;
+        let closed = closed()?;
+        let ok = code == 0 && text.is_empty() && summary.failed == 0 && after == "200" && closed > 0;
+        let waited = took > Duration::from_millis(500);
+        let said = format!("exit {code} {text} after {:.1} s, {}, then {after}, {closed} closed", took.as_secs_f64(), summary.said());
+        Ok((ok && waited, said))
+    });
 }
 
 fn ended(mesh: &Mesh, checks: &mut Scenarios) {
