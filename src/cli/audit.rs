@@ -276,7 +276,14 @@ mod tests {
             .collect();
         assert_eq!(objects.len(), 5, "{text}");
         assert!(text.contains("methods: [GET, POST]") && text.contains("ports: [7000, 7001]"), "{text}");
-        let other = render(&ListDenialsResponse { denials: vec![denial("spiffe://a/ns/b/sa/c", 1, &["GET", "OTHER"], 1)], uncounted: 0 }, AuditFormat::Smi, now());
+        let other = render(
+            &ListDenialsResponse {
+                denials: vec![denial("spiffe://a/ns/b/sa/c", 1, &["GET", "OTHER"], 1)],
+                uncounted: 0,
+            },
+            AuditFormat::Smi,
+            now(),
+        );
         assert!(other.unwrap().contains("methods: [\"*\"]"));
     }
 }

@@ -98,8 +98,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mesh::fixture::account;
     use crate::mesh::WorkloadKey;
+    use crate::mesh::fixture::account;
 
     fn edge(caller: &str, port: u16, http: bool) -> DeniedEdge {
         let callee = WorkloadKey::new("shop", "cart");

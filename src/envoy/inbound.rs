@@ -43,10 +43,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
 
-use super::message::{
-    address, ads, boolean, duration, http_filter, listener_filter, network_filter, uint32,
+use super::message::{address, ads, boolean, duration, http_filter, listener_filter, network_filter, uint32};
+use super::names::{
+    ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
 };
-use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config};
 use super::{denials, rbac, tls};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
@@ -79,10 +79,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         filter_chains.extend(["raw_buffer", "tls"].map(|transport| FilterChain {
             name: format!("plaintext-{transport}-{port}"),
             filter_chain_match: Some(chain_match(transport, &[], Some(*port))),
-            filters: match mode {
-                MtlsMode::Permissive => tcp(plan),
-                MtlsMode::Strict => nowhere(),
-            },
+            filters: if is_raw_open(plan, *mode) { tcp(plan) } else { nowhere() },
             ..Default::default()
         }));
     }
@@ -99,13 +96,19 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
         filter_chains,
-        default_filter_chain: (plan.mtls == MtlsMode::Permissive).then(|| FilterChain {
+        default_filter_chain: is_raw_open(plan, plan.mtls).then(|| FilterChain {
             name: "plaintext".to_owned(),
             filters: tcp(plan),
             ..Default::default()
         }),
         ..Default::default()
     }
+}
+
+/// Whether raw connections in clear are served. Under enforcement nobody without an identity is allowed, and RBAC would
+/// say so only at a client's first byte: a server that speaks first would have been heard by then.
+fn is_raw_open(plan: &InboundPlan, mode: MtlsMode) -> bool {
+    mode == MtlsMode::Permissive && plan.authorization != AuthorizationMode::Enforce
 }
 
 /// The chains of everything but raw plaintext, for one port or for all that have none of their own. They do not depend
@@ -242,13 +245,11 @@ fn local_replies(text: &str) -> LocalReplyConfig {
     };
     // UF: no connection to the upstream came about.
     let flags = vec!["UF".to_owned()];
-    let not_reached = AccessLogFilter {
-        filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags })),
-    };
+    let not_reached =
+        AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags })) };
     let text =
         DataSource { specifier: Some(data_source::Specifier::InlineString(text.to_owned())), ..Default::default() };
-    let unserved =
-        HeaderValue { key: UNSERVED_HEADER.to_owned(), value: "true".to_owned(), ..Default::default() };
+    let unserved = HeaderValue { key: UNSERVED_HEADER.to_owned(), value: "true".to_owned(), ..Default::default() };
     LocalReplyConfig {
         mappers: vec![
             ResponseMapper {
@@ -275,9 +276,7 @@ fn local_replies(text: &str) -> LocalReplyConfig {
 
 /// The rules of a route: what no policy allows is refused.
 pub(super) fn enforce(policies: &[rbac::Named]) -> Any {
-    rbac::filter(policies, |rules| RbacPerRoute {
-        rbac: Some(HttpRbac { rules: Some(rules), ..Default::default() }),
-    })
+    rbac::filter(policies, |rules| RbacPerRoute { rbac: Some(HttpRbac { rules: Some(rules), ..Default::default() }) })
 }
 
 /// The rules of a route: what no policy allows is counted and reported.

@@ -5,8 +5,7 @@ use super::{Audit, DeniedCalls, DeniedEdge};
 
 /// The calls to workloads in `namespace`, or to all if it is empty.
 pub(super) fn list(audit: &dyn Audit, namespace: &str) -> ListDenialsResponse {
-    let wanted =
-        |edge: &DeniedEdge| namespace.is_empty() || edge.callee.namespace.as_str() == namespace;
+    let wanted = |edge: &DeniedEdge| namespace.is_empty() || edge.callee.namespace.as_str() == namespace;
     let denials = audit.denied().into_iter().filter(|(edge, _)| wanted(edge)).map(|(edge, calls)| denial(edge, &calls));
     ListDenialsResponse { denials: denials.collect(), uncounted: audit.uncounted() }
 }

@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status};
 use super::proto::inspection_server::Inspection;
 use super::proto::{
     Convergence, Diagnostic, GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDeliveriesResponse,
-    ListDenialsRequest, ListDenialsResponse, ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest, ListHeldBackResponse, ListProxiesRequest,
-    ListProxiesResponse, ListUpstreamsRequest, ListUpstreamsResponse, ObjectName, Proxy, Refusal, RefusedResource,
-    ResourceType, Severity, TypeStatus,
+    ListDenialsRequest, ListDenialsResponse, ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest,
+    ListHeldBackResponse, ListProxiesRequest, ListProxiesResponse, ListUpstreamsRequest, ListUpstreamsResponse,
+    ObjectName, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
 };
 use super::{Audit, Delivery, Graph, Mesh, audit, deliveries, graph, proto};
 use crate::mesh::{self, PodKey, WorkloadKey};

@@ -88,7 +88,13 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
         mtls,
-        mtls_ports: pod.mtls.ports.iter().map(|(port, mode)| (*port, *mode)).filter(|(_, mode)| *mode != mtls).collect(),
+        mtls_ports: pod
+            .mtls
+            .ports
+            .iter()
+            .map(|(port, mode)| (*port, *mode))
+            .filter(|(_, mode)| *mode != mtls)
+            .collect(),
         authorization,
         probes: pod.probes.clone(),
         allow,

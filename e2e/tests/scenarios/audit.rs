@@ -74,10 +74,18 @@ fn settled(mesh: &Mesh, expected: &[(&str, u64)]) -> anyhow::Result<String> {
 fn told(mesh: &Mesh, checks: &mut Scenarios) {
     let many = |caller: &str, arguments: &[&str]| mesh.calls(caller, arguments).map(|summary| summary.said());
     checks.equal("audit-requests: what a target allows passes", "200", mesh.code(CLIENT, &[&format!("{SERVER}/open")]));
-    checks.equal("audit-requests: what none allows passes too", "7 requests, 0 failed", many(CLIENT, &["-n", "7", SERVER]));
+    checks.equal(
+        "audit-requests: what none allows passes too",
+        "7 requests, 0 failed",
+        many(CLIENT, &["-n", "7", SERVER]),
+    );
     let post = ["-n", "3", "-X", "POST", &format!("{SERVER}/open")];
     checks.equal("audit-requests: another method passes", "3 requests, 0 failed", many(CLIENT, &post));
-    checks.equal("audit-requests: another caller passes", "200", mesh.code(OTHER, &["--http2", &format!("{SERVER}/open")]));
+    checks.equal(
+        "audit-requests: another caller passes",
+        "200",
+        mesh.code(OTHER, &["--http2", &format!("{SERVER}/open")]),
+    );
     checks.equal("audit-requests: a caller in clear passes", "200", mesh.code(STRANGER, &[SERVER]));
     checks.equal("audit-requests: gRPC passes", "OK", mesh.code(OTHER, &["grpc://server.work:9090"]));
     let requests = [(" 8080 GET", 1), ("client 8080 GET,POST", 10), ("other 8080 GET", 1), ("other 9090 POST", 1)];
@@ -92,11 +100,16 @@ fn told(mesh: &Mesh, checks: &mut Scenarios) {
         Ok((ok && table.contains("in clear"), row.to_owned()))
     });
 
-    checks.equal("audit-connections: pass", "2 requests, 0 failed", many(OTHER, &["-n", "2", "tcp://server.work:7000"]));
+    checks.equal(
+        "audit-connections: pass",
+        "2 requests, 0 failed",
+        many(OTHER, &["-n", "2", "tcp://server.work:7000"]),
+    );
     let held = Held::start(mesh, CLIENT, "server.work", 7000).expect("a connection");
     let mut all = requests.to_vec();
     all.extend([("client 7000 TCP", 1), ("other 7000 TCP", 2)]);
-    let text = "8080 GET 1; client 7000 TCP 1; client 8080 GET,POST 10; other 7000 TCP 2; other 8080 GET 1; other 9090 POST 1";
+    let text =
+        "8080 GET 1; client 7000 TCP 1; client 8080 GET,POST 10; other 7000 TCP 2; other 8080 GET 1; other 9090 POST 1";
     checks.holds("audit-connections: told of, also one that is open", text, || {
         let seen = until("the open connection", Duration::from_secs(20), || {
             let seen = settled(mesh, &all)?;
@@ -118,7 +131,10 @@ fn told(mesh: &Mesh, checks: &mut Scenarios) {
 fn enforced(mesh: &Mesh, checks: &mut Scenarios) {
     let targets = audit(mesh, &["-o", "smi"]).expect("targets");
     checks.holds("audit-targets: a caller in clear", "no target, but a word", || {
-        Ok((targets.starts_with("# work/server port 8080 is called in clear"), targets.lines().next().unwrap_or_default().to_owned()))
+        Ok((
+            targets.starts_with("# work/server port 8080 is called in clear"),
+            targets.lines().next().unwrap_or_default().to_owned(),
+        ))
     });
     mesh.write("targets.yaml", &targets).expect("the targets are taken");
     let calls = |caller: &str| -> anyhow::Result<String> {
@@ -133,15 +149,19 @@ fn enforced(mesh: &Mesh, checks: &mut Scenarios) {
     };
     let passes = "200 200 200 OK ok";
     checks.equal("audit-targets: everything passes still", passes, calls(CLIENT));
-    checks.holds("audit-targets: what they allow is told of no more", "a method and a port that were not seen before", || {
-        let seen = until("the audit", Duration::from_secs(8), || {
-            let edges = edges(mesh)?;
-            let of = |edge: &str| edges.get(edge).copied().unwrap_or_default();
-            let calls = [of("client 8080 DELETE,GET,POST"), of("client 9090 POST"), of("client 7000 TCP")];
-            Ok(if calls[..2] == [11, 1] { Ok(calls) } else { Err(format!("{edges:?}")) })
-        })?;
-        Ok((seen == [11, 1, 1], format!("{seen:?}")))
-    });
+    checks.holds(
+        "audit-targets: what they allow is told of no more",
+        "a method and a port that were not seen before",
+        || {
+            let seen = until("the audit", Duration::from_secs(8), || {
+                let edges = edges(mesh)?;
+                let of = |edge: &str| edges.get(edge).copied().unwrap_or_default();
+                let calls = [of("client 8080 DELETE,GET,POST"), of("client 9090 POST"), of("client 7000 TCP")];
+                Ok(if calls[..2] == [11, 1] { Ok(calls) } else { Err(format!("{edges:?}")) })
+            })?;
+            Ok((seen == [11, 1, 1], format!("{seen:?}")))
+        },
+    );
 
     let loads: Vec<_> = [
         (CLIENT, vec![SERVER]),

@@ -107,7 +107,12 @@ fn names(mesh: &Mesh, workload: &str) -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// Changes a file, and waits until these workloads have so many new pods, all of them ready.
-fn roll(mesh: &Mesh, file: &str, workloads: &[(&str, usize)], edit: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+fn roll(
+    mesh: &Mesh,
+    file: &str,
+    workloads: &[(&str, usize)],
+    edit: impl FnOnce(String) -> String,
+) -> anyhow::Result<()> {
     let old = workloads.iter().map(|(workload, _)| names(mesh, workload)).collect::<anyhow::Result<Vec<_>>>()?;
     mesh.put(file, &edit(mesh.read(file)?))?;
     for ((workload, count), old) in workloads.iter().zip(&old) {
@@ -147,11 +152,15 @@ fn restarted(mesh: &Mesh, checks: &mut Scenarios) {
         (what, load)
     });
     for number in 0..2 {
-        checks.holds(&format!("life-restart: every workload, {}", ["once", "twice"][number as usize]), "new pods", || {
-            let started = Instant::now();
-            roll(mesh, "restarted.yaml", &RESTARTED, |text| restart(&text, number))?;
-            Ok((true, format!("after {} s", started.elapsed().as_secs())))
-        });
+        checks.holds(
+            &format!("life-restart: every workload, {}", ["once", "twice"][number as usize]),
+            "new pods",
+            || {
+                let started = Instant::now();
+                roll(mesh, "restarted.yaml", &RESTARTED, |text| restart(&text, number))?;
+                Ok((true, format!("after {} s", started.elapsed().as_secs())))
+            },
+        );
     }
     for (what, load) in loads {
         checks.holds(&format!("life-restart: {what}"), "no failed request", || lost(load));
@@ -171,7 +180,8 @@ fn scaled(mesh: &Mesh, checks: &mut Scenarios) {
         mesh.wait_for_pods("work", "pair", count)
     };
     let code = || mesh.code(CLIENT, &["http://pair.work/"]);
-    let load = mesh.load(CLIENT, &["-c", "2", "--rate", "50", "--expect", "200", "--expect", "503", "http://pair.work/"]);
+    let load =
+        mesh.load(CLIENT, &["-c", "2", "--rate", "50", "--expect", "200", "--expect", "503", "http://pair.work/"]);
     let load = load.expect("a load");
     replicas(0).expect("none");
     checks.equal("life-scale: while there is none", "503", code());
@@ -230,25 +240,33 @@ fn hook(mesh: &Mesh, checks: &mut Scenarios) {
         let stats = mesh.stats("work/eager", "^http.inbound.downstream_cx_drain_close$")?;
         anyhow::Ok(stats.iter().map(|(_, count)| count).sum::<u64>())
     };
-    checks.holds("life-pre-stop: the hook for Kubernetes", "waits for a request of 2 s, then asks to go elsewhere", || {
-        let slow = mesh.load(CLIENT, &["-c", "1", "--rate", "100", "http://eager.work/?delay=2s"])?;
-        let active = || {
-            let stats = mesh.stats("work/eager", "^http.inbound.downstream_rq_active$")?;
-            anyhow::Ok(stats.iter().map(|(_, count)| count).sum::<u64>())
-        };
-        until("a request", PATIENCE, || Ok(if active()? > 0 { Ok(()) } else { Err("none".to_owned()) }))?;
-        let started = Instant::now();
-        let hook = run();
-        let summary = slow.end()?;
-        let (code, text) = hook.join().map_err(|_| anyhow::anyhow!("the hook panicked"))??;
-        let took = started.elapsed();
-        let after = mesh.code(CLIENT, &["http://eager.work/"])?;
-        let closed = closed()?;
-        let ok = code == 0 && text.is_empty() && summary.failed == 0 && after == "200" && closed > 0;
-        let waited = took > Duration::from_millis(500);
-        let said = format!("exit {code} {text} after {:.1} s, {}, then {after}, {closed} closed", took.as_secs_f64(), summary.said());
-        Ok((ok && waited, said))
-    });
+    checks.holds(
+        "life-pre-stop: the hook for Kubernetes",
+        "waits for a request of 2 s, then asks to go elsewhere",
+        || {
+            let slow = mesh.load(CLIENT, &["-c", "1", "--rate", "100", "http://eager.work/?delay=2s"])?;
+            let active = || {
+                let stats = mesh.stats("work/eager", "^http.inbound.downstream_rq_active$")?;
+                anyhow::Ok(stats.iter().map(|(_, count)| count).sum::<u64>())
+            };
+            until("a request", PATIENCE, || Ok(if active()? > 0 { Ok(()) } else { Err("none".to_owned()) }))?;
+            let started = Instant::now();
+            let hook = run();
+            let summary = slow.end()?;
+            let (code, text) = hook.join().map_err(|_| anyhow::anyhow!("the hook panicked"))??;
+            let took = started.elapsed();
+            let after = mesh.code(CLIENT, &["http://eager.work/"])?;
+            let closed = closed()?;
+            let ok = code == 0 && text.is_empty() && summary.failed == 0 && after == "200" && closed > 0;
+            let waited = took > Duration::from_millis(500);
+            let said = format!(
+                "exit {code} {text} after {:.1} s, {}, then {after}, {closed} closed",
+                took.as_secs_f64(),
+                summary.said()
+            );
+            Ok((ok && waited, said))
+        },
+    );
 }
 
 fn ended(mesh: &Mesh, checks: &mut Scenarios) {

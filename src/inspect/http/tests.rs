@@ -9,8 +9,8 @@ use tower::ServiceExt;
 use super::*;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
-    GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDenialsRequest, ListDiagnosticsRequest, ListHeldBackRequest,
-    ListProxiesRequest, ListUpstreamsRequest,
+    GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDenialsRequest, ListDiagnosticsRequest,
+    ListHeldBackRequest, ListProxiesRequest, ListUpstreamsRequest,
 };
 use crate::inspect::{DeniedCalls, DeniedEdge, Edge, How, Origin, Used, metrics};
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, ServiceAccountKey, WorkloadKey};

@@ -49,7 +49,9 @@ pub(super) fn of_pod(metadata: &ObjectMeta, findings: &mut Findings) -> PodMtls 
             continue;
         };
         if own.ports.len() == MOST_PORTS && !own.ports.contains_key(&port) {
-            left("is one port too many (the limit is 64), so every port that no other entry names is held to be strict");
+            left(
+                "is one port too many (the limit is 64), so every port that no other entry names is held to be strict",
+            );
             own.mode = Some(MtlsMode::Strict);
             break;
         }

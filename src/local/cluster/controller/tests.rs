@@ -330,7 +330,11 @@ fn a_declared_pod_is_relabelled_in_place_and_made_anew_for_another_spec() {
 fn modes_of_mtls_are_followed_while_the_pod_runs() {
     let mut world = World::new();
     let annotated = |value: &str| {
-        with(pod("one", "a"), "/metadata/annotations", json!({"weft.dev/mtls": value, "weft.dev/mtls-ports": "1=strict"}))
+        with(
+            pod("one", "a"),
+            "/metadata/annotations",
+            json!({"weft.dev/mtls": value, "weft.dev/mtls-ports": "1=strict"}),
+        )
     };
     world.apply([annotated("strict")]);
     let before = world.running[&world.only_pod()].uid.clone();
