@@ -12,6 +12,7 @@
 //! every connection that is open, while connections stay on the listener they came by. A port whose mode of mTLS is
 //! not the pod's has all of these chains for itself.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ use envoy_types::pb::envoy::config::accesslog::v3::{
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, HeaderValue, HeaderValueOption, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
+    DataSource, HeaderValue, HeaderValueOption, RuntimeUInt32, SubstitutionFormatString, TrafficDirection,
+    TransportSocket, data_source,
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -49,8 +51,9 @@ use super::names::{
 };
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config};
 use super::{denials, rbac, tls};
+use crate::mesh::SpiffeId;
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
-use crate::policy::InboundPlan;
+use crate::policy::{Allow, InboundPlan};
 
 /// What a caller without the mesh's TLS reads when its request is refused.
 const NEEDS_MTLS: &str = "Weft: this workload accepts this request over the mesh's mTLS only\n";
@@ -116,17 +119,22 @@ fn is_raw_open(plan: &InboundPlan, mode: MtlsMode) -> bool {
 /// which has no routes.
 fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
     let name = |chain: &str| port.map_or_else(|| chain.to_owned(), |port| format!("{chain}-{port}"));
-    let mesh = |chain: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
+    let mesh = |chain: &str, alpn: &[&str], socket: TransportSocket, filters: Vec<Filter>| FilterChain {
         name: name(chain),
         filter_chain_match: Some(chain_match("tls", alpn, port)),
-        transport_socket: Some(tls::downstream(&plan.trust_domain)),
+        transport_socket: Some(socket),
         filters,
         ..Default::default()
     };
+    let anyone = || tls::downstream(&plan.trust_domain);
+    let for_tcp = match plan.authorization {
+        AuthorizationMode::Permissive | AuthorizationMode::Audit => anyone(),
+        AuthorizationMode::Enforce => tls::downstream_from(tcp_callers(plan).into_iter(), &plan.trust_domain),
+    };
     [
-        mesh("http-1", &ALPN_HTTP1, manager(CodecType::Http1, INBOUND, NOT_ALLOWED)),
-        mesh("http-2", &[ALPN_HTTP2], manager(CodecType::Http2, INBOUND, NOT_ALLOWED)),
-        mesh("tcp", &[ALPN_TCP], tcp(plan)),
+        mesh("http-1", &ALPN_HTTP1, anyone(), manager(CodecType::Http1, INBOUND, NOT_ALLOWED)),
+        mesh("http-2", &[ALPN_HTTP2], anyone(), manager(CodecType::Http2, INBOUND, NOT_ALLOWED)),
+        mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan)),
         FilterChain {
             name: name("plaintext-http"),
             filter_chain_match: Some(chain_match("raw_buffer", &HTTP, port)),
@@ -134,6 +142,13 @@ fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
             ..Default::default()
         },
     ]
+}
+
+/// Who may connect at all. RBAC, which knows of ports, judges a connection by its client's first byte; whoever may
+/// connect to no port does not get so far as to hear a server that speaks first.
+fn tcp_callers(plan: &InboundPlan) -> BTreeSet<&SpiffeId> {
+    let tcp = plan.allow.iter().filter(|policy| matches!(policy.allow, Allow::Tcp { .. }));
+    tcp.flat_map(|policy| &policy.sources).collect()
 }
 
 /// Raw TCP to the application, if that is allowed.

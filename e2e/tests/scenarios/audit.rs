@@ -11,12 +11,15 @@ use weft_e2e::mesh::Mesh;
 use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
-use crate::{scenarios, start, weft};
+use crate::{greeting, scenarios, start, weft};
 
 const CLIENT: &str = "app/client";
 const OTHER: &str = "app/other";
 const STRANGER: &str = "plain/stranger";
 const MODE: &str = "work.yaml";
+/// Calls nobody while it is audited.
+const NOSY: &str = "app/nosy";
+const HOST: &str = "server.work";
 const SERVER: &str = "http://server.work:8080";
 
 #[test]
@@ -188,7 +191,10 @@ fn enforced(mesh: &Mesh, checks: &mut Scenarios) {
         let said = ["no TrafficTarget allows", "/ns/app/sa/client", "DELETE /open", "/ns/work/sa/server"];
         Ok((said.iter().all(|words| text.contains(words)), text.trim_end().to_owned()))
     });
+    let greeted = || Ok(format!("{}, {}", greeting(mesh, NOSY, HOST, 7001)?, greeting(mesh, STRANGER, HOST, 7001)?));
+    checks.equal("authorization-enforced: a server that speaks first", "silence, silence", greeted());
     mesh.edit(MODE, |text| text.replace("Enforce", "Permissive")).expect("permissive");
+    checks.equal("authorization-permissive: a server that speaks first", "greeter v1, greeter v1", greeted());
     checks.equal("authorization-permissive: everything passes", "200 200 200 OK ok", calls(CLIENT));
     mesh.edit(MODE, |text| text.replace("Permissive", "Audit")).expect("audited");
     for (what, load) in loads {

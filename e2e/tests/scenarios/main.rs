@@ -14,7 +14,10 @@ mod rootless;
 mod warm;
 mod xds;
 
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use weft_e2e::mesh::{Mesh, envoy, pinned_version, weft_beside_tests};
@@ -49,4 +52,17 @@ fn answer(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> 
     let field = |name: &str| answer[name].as_str().unwrap_or("?").to_owned();
     let security = if answer["headers"]["x-forwarded-client-cert"].is_string() { "mtls" } else { "plaintext" };
     Ok(format!("{} {} {security}", field("name"), field("protocol")))
+}
+
+/// What a server that speaks first says to a caller that says nothing; `silence` when the connection is closed.
+fn greeting(mesh: &Mesh, caller: &str, host: &str, port: u16) -> anyhow::Result<String> {
+    let mut socket = mesh.dial(caller, SocketAddr::new(mesh.resolve(caller, host)?, port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut buffer = [0; 64];
+    match socket.read(&mut buffer) {
+        Ok(0) => Ok("silence".to_owned()),
+        Ok(read) => Ok(String::from_utf8_lossy(&buffer[..read]).trim_end().to_owned()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok("silence".to_owned()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -11,7 +11,7 @@ use weft_e2e::mesh::Mesh;
 use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
-use crate::{answer, scenarios, start};
+use crate::{answer, greeting, scenarios, start};
 
 const CLIENT: &str = "app/client";
 const STRANGER: &str = "plain/stranger";
@@ -41,26 +41,14 @@ fn run(line: &str) {
 /// How calls end to the ports of a pod: HTTP, the other HTTP, TCP, and the TCP whose server speaks first.
 fn ends(mesh: &Mesh, caller: &str, host: &str) -> anyhow::Result<String> {
     let code = |url: String| mesh.code(caller, &[&url]);
-    let greeted = greeting(mesh, caller, host)?;
+    let greeted = greeting(mesh, caller, host, 7001)?;
     Ok([
         code(format!("http://{host}:8080/"))?,
         code(format!("http://{host}:8081/"))?,
         code(format!("tcp://{host}:7000"))?,
-        if greeted.is_empty() { "silence".to_owned() } else { greeted },
+        greeted,
     ]
     .join(" "))
-}
-
-/// What the server that speaks first says to a caller that says nothing; empty when the connection is closed.
-fn greeting(mesh: &Mesh, caller: &str, host: &str) -> anyhow::Result<String> {
-    let mut socket = mesh.dial(caller, SocketAddr::new(mesh.resolve(caller, host)?, 7001))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut buffer = [0; 64];
-    match socket.read(&mut buffer) {
-        Ok(read) => Ok(String::from_utf8_lossy(&buffer[..read]).trim_end().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(String::new()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn ports(mesh: &Mesh, checks: &mut Scenarios) {
