@@ -326,3 +326,6 @@ fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {
         config_type: Some(envoy_types::pb::envoy::config::listener::v3::filter::ConfigType::TypedConfig(config)),
     })
 }
+
+#[cfg(test)]
+mod tests;
