@@ -67,7 +67,8 @@ fn to_the_control_plane() -> CommonGrpcAccessLogConfig {
 }
 
 fn denied_by(filter: &str) -> AccessLogFilter {
-    let key = PathSegment { segment: Some(Segment::Key(format!("{AUDIT}_shadow_engine_result"))) };
+    // Envoy puts the prefix before the key as it is.
+    let key = PathSegment { segment: Some(Segment::Key(format!("{AUDIT}shadow_engine_result"))) };
     let denied = StringMatcher { match_pattern: Some(MatchPattern::Exact("denied".to_owned())), ..Default::default() };
     let matcher = MetadataMatcher {
         filter: filter.to_owned(),

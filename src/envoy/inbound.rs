@@ -69,7 +69,7 @@ const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Statistics of what enforcement would deny carry this prefix, `http.inbound.rbac.audit.shadow_denied`, and so does
-/// what is noted of a call, `audit_shadow_engine_result`.
+/// what is noted of a call, `auditshadow_engine_result`.
 pub(super) const AUDIT: &str = "audit";
 
 /// The inbound listener of a pod with this plan.
