@@ -14,6 +14,7 @@
 pub mod access_logs;
 pub mod admission;
 pub mod auth;
+mod beginnings;
 mod body;
 mod connection;
 mod deliveries;
