@@ -29,6 +29,7 @@ use index::{Index, Named};
 
 /// One change to the mesh.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few exist at a time, and each is taken apart at once")]
 pub enum Event {
     /// The object is new or different.
     Apply(Object),

@@ -1,9 +1,17 @@
 //! Pods come and go under load: started, restarted, scaled, killed, and ended in good order.
 
 use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use hyper_util::rt::TokioIo;
+use tonic::transport::Endpoint;
+use weft::app::proto::EchoRequest;
+use weft::app::proto::echo_client::EchoClient;
 use weft::local::control::PodSelector;
 use weft_e2e::load::Load;
 use weft_e2e::mesh::{Mesh, PATIENCE};
@@ -151,6 +159,7 @@ fn restarted(mesh: &Mesh, checks: &mut Scenarios) {
         let load = mesh.load(CLIENT, &[&["-c", "2", "--rate", "20"], how].concat()).expect("a load");
         (what, load)
     });
+    let streams = Streams::start(mesh).expect("streams");
     for number in 0..2 {
         checks.holds(
             &format!("life-restart: every workload, {}", ["once", "twice"][number as usize]),
@@ -165,6 +174,63 @@ fn restarted(mesh: &Mesh, checks: &mut Scenarios) {
     for (what, load) in loads {
         checks.holds(&format!("life-restart: {what}"), "no failed request", || lost(load));
     }
+    checks.holds("life-restart: slow, gRPC streams of 2 s", "each is given to its end", || {
+        streams.stop().map(|streams| (streams > 2, format!("{streams} streams")))
+    });
+}
+
+/// gRPC streams of 2 s, one after the other, each on a connection of its own.
+struct Streams {
+    done: Arc<AtomicBool>,
+    running: JoinHandle<anyhow::Result<u32>>,
+}
+
+impl Streams {
+    const MESSAGES: u32 = 40;
+
+    fn start(mesh: &Mesh) -> anyhow::Result<Self> {
+        let address = SocketAddr::new(mesh.resolve(CLIENT, "slow.work")?, 9090);
+        let (client, done) = (mesh.client().clone(), Arc::new(AtomicBool::new(false)));
+        let until = done.clone();
+        let running = std::thread::spawn(move || {
+            let mut streams = 0;
+            while !until.load(Ordering::Relaxed) {
+                let socket = client.dial(Some(PodSelector::new("app", "client")), address)?;
+                let messages = stream(socket).with_context(|| format!("stream {streams}"))?;
+                ensure!(messages == Self::MESSAGES, "stream {streams} ended after {messages} messages");
+                streams += 1;
+            }
+            Ok(streams)
+        });
+        Ok(Self { done, running })
+    }
+
+    /// How many there were, all of them given to their ends.
+    fn stop(self) -> anyhow::Result<u32> {
+        self.done.store(true, Ordering::Relaxed);
+        self.running.join().map_err(|_| anyhow::anyhow!("the streams panicked"))?
+    }
+}
+
+/// Asks for one stream, and returns how many messages came.
+fn stream(socket: TcpStream) -> anyhow::Result<u32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    socket.set_nonblocking(true)?;
+    runtime.block_on(async {
+        let mut socket = Some(TokioIo::new(tokio::net::TcpStream::from_std(socket)?));
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.take().ok_or_else(|| std::io::Error::other("the connection was lost"));
+            std::future::ready(socket)
+        });
+        let channel = Endpoint::from_static("http://slow.work:9090").connect_with_connector(connector).await?;
+        let request = EchoRequest { message: "stream".to_owned(), count: Streams::MESSAGES };
+        let mut answers = EchoClient::new(channel).echo_stream(request).await?.into_inner();
+        let mut messages = 0;
+        while answers.message().await?.is_some() {
+            messages += 1;
+        }
+        Ok(messages)
+    })
 }
 
 fn lost(load: Load) -> anyhow::Result<(bool, String)> {
