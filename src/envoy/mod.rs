@@ -21,6 +21,7 @@ pub mod names;
 pub mod outbound;
 mod rbac;
 pub mod route;
+mod shares;
 mod tls;
 pub mod translate;
 mod warm;

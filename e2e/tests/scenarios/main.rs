@@ -11,6 +11,7 @@ mod mtls;
 mod protocols;
 mod refusals;
 mod rootless;
+mod smi;
 mod warm;
 mod xds;
 
