@@ -10,6 +10,7 @@
 mod attachment;
 mod config;
 mod fault;
+mod mtls;
 mod pod;
 mod protocol;
 mod re2;
