@@ -13,6 +13,10 @@ use crate::snapshot::ResourceName;
 pub const OUTBOUND: &str = "outbound";
 /// The listener that a pod's incoming connections are redirected to, and the cluster that leads to the application.
 pub const INBOUND: &str = "inbound";
+/// The routes of what arrives outside the mesh's mTLS.
+pub const INBOUND_IN_CLEAR: &str = "inbound-in-clear";
+/// The cluster that leads to the control plane; it is in the bootstrap of every sidecar.
+pub const CONTROL_PLANE: &str = "xds";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
 
@@ -35,6 +39,10 @@ pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
 
 /// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
 pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
+
+/// What a callee's sidecar adds to its 503 when no connection to the application came about: nobody has seen the
+/// request, so the caller's sidecar may ask another endpoint. Neither application gets to see it.
+pub const UNSERVED_HEADER: &str = "x-weft-unserved";
 
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
@@ -67,9 +75,10 @@ pub fn host(ip: IpAddr) -> String {
     }
 }
 
-/// The cluster that takes the requests of a destination which a TrafficSplit's `matches` fit: `10.96.0.5:80/split`.
-pub fn split(address: SocketAddr) -> ResourceName {
-    format!("{address}/split").into()
+/// The cluster that takes the requests of a destination which the `matches` of this TrafficSplit fit:
+/// `10.96.0.5:80/split/beta`.
+pub fn split(address: SocketAddr, split: &str) -> ResourceName {
+    format!("{address}/split/{split}").into()
 }
 
 /// The endpoints of a cluster whose pods prove these identities: `10.96.0.5:80@3f2a9c1e`. While a cluster with other
@@ -101,8 +110,8 @@ pub fn parse_destination(name: &ResourceName) -> Option<SocketAddr> {
 
 /// The destination whose calls this cluster takes, all of them or those that a split's `matches` fit.
 pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
-    match name.as_str().strip_suffix("/split") {
-        Some(address) => parse_destination(&address.into()),
+    match name.as_str().split_once("/split/") {
+        Some((address, _)) => parse_destination(&address.into()),
         None => parse_destination(name),
     }
 }
@@ -110,6 +119,11 @@ pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
 /// How a Service's cluster is called in statistics: `shop/cart/80`. No dots, which separate the parts of a statistic.
 pub fn stat_name(service: &ServiceKey, port: u16) -> String {
     format!("{}/{}/{port}", service.namespace, service.name)
+}
+
+/// What the name of a TrafficSplit's cluster in statistics ends with, after [`stat_name`]: `/split/beta`.
+pub fn split_stat_suffix(split: &str) -> String {
+    format!("/split/{}", split.replace('.', "_"))
 }
 
 /// How a cluster of a bare address is called in statistics: `pod/10_244_0_7/8080`.
@@ -132,10 +146,11 @@ mod tests {
             let address = parse_destination(&text.into()).expect("a destination");
             assert_eq!(destination(address).as_str(), text);
         }
-        let split = split("[fd00::5]:80".parse().expect("an address"));
+        let split = split("[fd00::5]:80".parse().expect("an address"), "beta.v2");
         assert_eq!(called_destination(&split).map(|at| at.to_string()), Some("[fd00::5]:80".to_owned()));
         assert_eq!(called_destination(&"10.96.0.5:80".into()).map(|at| at.port()), Some(80));
-        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split", "10.96.0.5:99999"] {
+        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split/a", "10.96.0.5:99999"]
+        {
             assert_eq!(parse_destination(&text.into()), None, "{text}");
         }
     }

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -29,7 +30,7 @@ use prost::Message;
 
 use super::matching::{header_input, take};
 use super::message::boolean;
-use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER};
+use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER, UNSERVED_HEADER};
 use super::rbac::{header_matchers, path_header, prefix_regex};
 use super::{fault, matching, traffic_policy};
 use crate::mesh::ServiceAccountKey;
@@ -41,8 +42,9 @@ use crate::policy::FaultPlan;
 pub struct Destination {
     /// Where the application meant to go.
     pub address: SocketAddr,
-    /// A request that any of these fits goes to the cluster [`names::split`]; others to [`names::destination`].
-    pub split: Vec<HttpMatch>,
+    /// Splits by name, in the order in which they are tried. A request that any of a split's matches fits goes to the
+    /// cluster [`names::split`]; others to [`names::destination`].
+    pub splits: Vec<(Arc<str>, Vec<HttpMatch>)>,
     /// What goes wrong with them; of those that fit a request, the first counts.
     pub faults: Vec<FaultPlan>,
     /// How each of them is treated.
@@ -52,7 +54,7 @@ pub struct Destination {
 impl Destination {
     /// Whether its requests need routes.
     pub fn needs_routes(&self) -> bool {
-        !self.split.is_empty() || !self.faults.is_empty() || self.requests != RequestSettings::default()
+        !self.splits.is_empty() || !self.faults.is_empty() || self.requests != RequestSettings::default()
     }
 }
 
@@ -64,6 +66,8 @@ pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>
         name: OUTBOUND.to_owned(),
         domains: vec!["*".to_owned()],
         request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
+
+        response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
         retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
     };
@@ -133,12 +137,15 @@ fn routes_by_caller(destination: &Destination) -> OnMatch {
 
 /// The routes of one destination, with these faults of it. What fits none of them goes to the destination itself.
 fn routes(destination: &Destination, faults: &[&FaultPlan]) -> Vec<Route> {
-    let split = ClusterSpecifier::Cluster(names::split(destination.address).to_string());
-    let itself = ClusterSpecifier::Cluster(names::destination(destination.address).to_string());
+    let address = destination.address;
+    let itself = ClusterSpecifier::Cluster(names::destination(address).to_string());
     let any = HttpMatch::any();
     let ways = || {
-        let split = destination.split.iter().map(|one| (one, split.clone()));
-        split.chain(std::iter::once((&any, itself.clone())))
+        let splits = destination.splits.iter().flat_map(|(name, matches)| {
+            let split = ClusterSpecifier::Cluster(names::split(address, name).to_string());
+            matches.iter().map(move |one| (one, split.clone()))
+        });
+        splits.chain(std::iter::once((&any, itself.clone())))
     };
     let to = |match_, cluster| to(match_, cluster, &destination.requests);
     let mut routes = Vec::new();
@@ -208,7 +215,7 @@ mod tests {
         };
         Destination {
             address: SocketAddr::from(([10, 96, 0, last], 80)),
-            split: Vec::new(),
+            splits: Vec::new(),
             faults: vec![plan("shop/some", Some(&["shop/web", "shop/api"])), plan("shop/all", None)],
             requests: RequestSettings::default(),
         }

@@ -1,4 +1,4 @@
-//! What each address of a Service leads to: a cluster and its endpoints, or two of each where requests are split.
+//! What each address of a Service leads to: a cluster and its endpoints, and one of each for every split of requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ struct Part<'a> {
     identities: BTreeSet<SpiffeId>,
     endpoints: ResourceName,
     /// What its name in statistics ends with.
-    suffix: &'static str,
+    suffix: String,
     backends: &'a [Backend],
     settings: &'a ConnectionSettings,
 }
@@ -127,7 +127,7 @@ fn publish(
             let message = cluster::service(
                 part.name.as_str(),
                 part.endpoints.as_str(),
-                names::stat_name(service, address.port()) + part.suffix,
+                names::stat_name(service, address.port()) + &part.suffix,
                 names::sni(service, address.port()),
                 &part.identities,
                 trust_domain,
@@ -155,17 +155,15 @@ fn publish(
 fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     let Some(port) = port(plan, address) else { return Vec::new() };
     let part = |name, suffix, backends| part(name, suffix, backends, &port.connections);
-    let own = part(names::destination(address), "", &port.backends);
-    let routed = port.routed.iter().map(|split| part(names::split(address), "/split", &split.backends));
+    let own = part(names::destination(address), String::new(), &port.backends);
+    let routed = port.routed.iter().map(|split| {
+        let suffix = names::split_stat_suffix(&split.name);
+        part(names::split(address, &split.name), suffix, &split.backends)
+    });
     std::iter::once(own).chain(routed).collect()
 }
 
-fn part<'a>(
-    name: ResourceName,
-    suffix: &'static str,
-    backends: &'a [Backend],
-    settings: &'a ConnectionSettings,
-) -> Part<'a> {
+fn part<'a>(name: ResourceName, suffix: String, backends: &'a [Backend], settings: &'a ConnectionSettings) -> Part<'a> {
     let endpoints = backends.iter().flat_map(|backend| &backend.endpoints);
     let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
     let endpoints = names::endpoints(&name, &identities, settings);
@@ -174,9 +172,9 @@ fn part<'a>(
 
 /// What its routes are made of, if its requests need any.
 fn destination(port: &PortPlan, address: SocketAddr) -> Option<route::Destination> {
-    let split = port.routed.as_ref().map(|routed| routed.matches.clone()).unwrap_or_default();
+    let splits = port.routed.iter().map(|split| (split.name.clone(), split.matches.clone())).collect();
     let destination =
-        route::Destination { address, split, faults: port.faults.clone(), requests: port.requests.clone() };
+        route::Destination { address, splits, faults: port.faults.clone(), requests: port.requests.clone() };
     destination.needs_routes().then_some(destination)
 }
 
