@@ -60,13 +60,13 @@ pub(crate) fn readable(resource: &Resource) -> serde_json::Value {
     json
 }
 
-/// Orders the entries of the maps of match trees, which decoding has in a random order.
+/// Orders the entries of the maps of match trees and of RBAC, which decoding has in a random order.
 fn sort_maps(json: &mut serde_json::Value) {
     match json {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields {
                 sort_maps(value);
-                if let ("map", serde_json::Value::Object(entries)) = (name.as_str(), value) {
+                if let ("map" | "policies", serde_json::Value::Object(entries)) = (name.as_str(), value) {
                     entries.sort_keys();
                 }
             }
