@@ -42,14 +42,16 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as Netw
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
+use super::access_log::{self, Side};
 use super::message::{
     address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
 };
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
-use super::{rbac, tls};
+use super::{rbac, tls, tracing};
 use crate::mesh::object::{AuthorizationMode, MtlsMode};
-use crate::policy::InboundPlan;
+use crate::mesh::telemetry::{AccessLog, AccessLogMode};
+use crate::policy::{InboundPlan, Telemetry};
 
 /// What a caller without the mesh's TLS reads when its request is refused.
 const NEEDS_MTLS: &str = "Weft: this workload accepts connections over the mesh's mTLS only\n";
@@ -77,7 +79,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         });
         // The rules are in the routes; what the statistics are called is decided here alone.
         let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED)
+        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED, &plan.telemetry)
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
@@ -87,15 +89,19 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         ..Default::default()
     };
     let plaintext_http = match plan.mtls {
-        MtlsMode::Permissive => manager(CodecType::Auto, authorize_plaintext(plan), fixed_routes(), NOT_ALLOWED),
+        MtlsMode::Permissive => {
+            manager(CodecType::Auto, authorize_plaintext(plan), fixed_routes(), NOT_ALLOWED, &plan.telemetry)
+        }
         MtlsMode::Strict => {
             let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
-            manager(CodecType::Auto, vec![http_filter_any(HTTP_RBAC, probes)], fixed_routes(), NEEDS_MTLS)
+            let filters = vec![http_filter_any(HTTP_RBAC, probes)];
+            manager(CodecType::Auto, filters, fixed_routes(), NEEDS_MTLS, &of_probes(&plan.telemetry))
         }
     };
     let tcp = || {
         let mut filters: Vec<Filter> = authorize_tcp(plan).into_iter().collect();
-        filters.push(tcp_proxy(INBOUND, INBOUND, None));
+        let log = access_log::of_connections(plan.telemetry.access_log.as_ref(), Side::Inbound);
+        filters.push(tcp_proxy(INBOUND, INBOUND, None, log));
         filters
     };
     Listener {
@@ -136,7 +142,7 @@ fn refuse(port: u16) -> FilterChain {
     FilterChain {
         name: format!("refuse-{port}"),
         filter_chain_match: Some(FilterChainMatch { destination_port: uint32(port.into()), ..Default::default() }),
-        filters: vec![tcp_proxy(INBOUND, "none", None)],
+        filters: vec![tcp_proxy(INBOUND, "none", None, Vec::new())],
         ..Default::default()
     }
 }
@@ -160,9 +166,22 @@ fn fixed_routes() -> RouteSpecifier {
     RouteSpecifier::RouteConfig(to_the_application(None))
 }
 
-fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifier, denied: &str) -> Vec<Filter> {
+/// What is told of the plaintext that strict mode accepts: of probes nothing, of what is refused that it was.
+fn of_probes(telemetry: &Telemetry) -> Telemetry {
+    let refused = |log: AccessLog| AccessLog { mode: AccessLogMode::Errors, ..log };
+    Telemetry { tracing: None, access_log: telemetry.access_log.clone().map(refused) }
+}
+
+fn manager(
+    codec: CodecType,
+    mut filters: Vec<HttpFilter>,
+    routes: RouteSpecifier,
+    denied: &str,
+    telemetry: &Telemetry,
+) -> Vec<Filter> {
     filters.push(router());
-    let manager = HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
+        access_log: access_log::of_requests(telemetry.access_log.as_ref(), Side::Inbound),
         codec_type: codec.into(),
         route_specifier: Some(routes),
         // Whatever the caller claims about certificates is replaced by what its own certificate says.
@@ -173,6 +192,9 @@ fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifie
         local_reply_config: Some(explain_refusal(denied)),
         ..connection_manager(INBOUND, filters)
     };
+    if let Some(tracing) = &telemetry.tracing {
+        tracing::trace(&mut manager, tracing);
+    }
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
-//!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
+//!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars), collector.rs (where they report to)
+//!  Telemetry   ─▶ tracing.rs, access_log.rs (parts of both listeners)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
 //! ```
 //!
@@ -11,7 +12,9 @@
 //! listener derives that name from the original destination of a connection, and Envoy asks for the cluster if it does
 //! not have it. So a sidecar's size follows what its workload calls, not the size of the mesh.
 
+mod access_log;
 pub mod cluster;
+mod collector;
 pub mod fallback;
 pub mod inbound;
 mod message;
@@ -20,6 +23,7 @@ pub mod outbound;
 mod rbac;
 pub mod route;
 mod tls;
+mod tracing;
 pub mod translate;
 mod warm;
 

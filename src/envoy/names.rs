@@ -14,6 +14,10 @@ pub const OUTBOUND: &str = "outbound";
 pub const INBOUND: &str = "inbound";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
+/// The cluster of the collector of spans.
+pub const TRACING: &str = "tracing";
+/// The cluster of the collector of access logs.
+pub const ACCESS_LOG: &str = "access-log";
 
 /// The port of [`OUTBOUND`].
 pub const OUTBOUND_PORT: u16 = 15001;

@@ -7,12 +7,14 @@
 //!     elsewhere                   ─▶ passthrough
 //! ```
 //!
-//! It depends on the mesh's ranges and on the declared TCP ports, and on nothing else.
+//! It depends on the mesh's ranges, on the declared TCP ports, and on what the sidecar is to tell of its traffic, and on
+//! nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog as Logger;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
@@ -47,10 +49,13 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
+use super::access_log::{self, Side};
 use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
 };
+use super::tracing;
+use crate::policy::Telemetry;
 
 /// How long a first call waits for its destination before it fails.
 pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,8 +73,10 @@ pub struct TcpPorts {
 }
 
 /// The listener for a mesh of these ranges.
-pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
+pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, telemetry: &Telemetry) -> Listener {
     let mut filter_chains: Vec<FilterChain> = Vec::new();
+    let http_chain = |name, ranges: &[IpNet], port| http_chain(name, ranges, port, telemetry);
+    let tcp_chain = |name, ranges: &[IpNet], port| tcp_chain(name, ranges, port, telemetry);
     for (port, addresses) in &tcp.at {
         // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
         let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
@@ -95,7 +102,7 @@ pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
         filter_chains,
         default_filter_chain: Some(FilterChain {
             name: PASSTHROUGH.to_owned(),
-            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None)],
+            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None, log_connections(telemetry))],
             ..Default::default()
         }),
         ..Default::default()
@@ -126,11 +133,17 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
 }
 
-pub(super) fn tcp_proxy(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> Filter {
+pub(super) fn tcp_proxy(
+    stat_prefix: &str,
+    cluster: &str,
+    on_demand: Option<TcpOnDemand>,
+    access_log: Vec<Logger>,
+) -> Filter {
     let config = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         on_demand,
+        access_log,
         // The application's own keep-alive and time-outs decide, as without a mesh.
         idle_timeout: duration(Duration::ZERO),
         ..Default::default()
@@ -138,7 +151,11 @@ pub(super) fn tcp_proxy(stat_prefix: &str, cluster: &str, on_demand: Option<TcpO
     network_filter("envoy.filters.network.tcp_proxy", config)
 }
 
-fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+fn log_connections(telemetry: &Telemetry) -> Vec<Logger> {
+    access_log::of_connections(telemetry.access_log.as_ref(), Side::Outbound)
+}
+
+fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
     let state = HttpFilterState {
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
@@ -155,7 +172,8 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         http_filter("envoy.filters.http.on_demand", on_demand),
         router(),
     ];
-    let manager = HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
+        access_log: access_log::of_requests(telemetry.access_log.as_ref(), Side::Outbound),
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
             HeaderMutation { mutations: vec![state_destination()] },
@@ -167,6 +185,9 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         })),
         ..connection_manager(OUTBOUND, filters)
     };
+    if let Some(tracing) = &telemetry.tracing {
+        tracing::trace(&mut manager, tracing);
+    }
     FilterChain {
         name,
         filter_chain_match: Some(FilterChainMatch {
@@ -178,7 +199,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
     }
 }
 
-fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
     let state = NetworkFilterState {
         on_new_connection: vec![
             filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT),
@@ -197,7 +218,7 @@ fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
         filters: vec![
             network_filter("envoy.filters.network.set_filter_state", state),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
-            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand)),
+            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand), log_connections(telemetry)),
         ],
         ..Default::default()
     }

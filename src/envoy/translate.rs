@@ -3,27 +3,32 @@
 //! ```text
 //!  (World, Dirty) ─▶ plan again what is dirty ─▶ stop where the plan is equal ─▶ Change
 //!     services.rs: what each address of a Service leads to      pods.rs: what each pod accepts
-//!     ports.rs: the port numbers that are TCP                   findings.rs: what the authors should know
+//!     ports.rs: the port numbers that are TCP                   outbound.rs: the outbound listener
+//!     findings.rs: what the authors should know
 //! ```
 
 mod findings;
+mod outbound;
 mod pods;
 mod ports;
 mod services;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use prost::Message;
 
 use super::fallback::Addresses;
-use super::{cluster, names, outbound, route};
+use super::{cluster, collector, names, route};
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey, TrustDomain, World};
+use crate::policy::telemetry;
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
 use crate::warm::WarmSets;
 use findings::Findings;
+use outbound::Outbound;
 use pods::Pods;
 use ports::Ports;
 use services::Services;
@@ -34,6 +39,9 @@ pub struct Translator {
     services: Services,
     pods: Pods,
     ports: Ports,
+    outbound: Outbound,
+    /// The clusters of collectors that the table has.
+    collectors: BTreeSet<ResourceName>,
     findings: Findings,
     trust_domain: TrustDomain,
     ranges: Arc<[IpNet]>,
@@ -80,22 +88,28 @@ impl Translator {
         if ranges_changed {
             self.ranges = world.config().ranges.clone().into();
         }
+        if dirty.config {
+            self.collect(world, &mut out);
+        }
         let (mut tcp_ports_changed, mut addresses_changed) = (false, false);
         for key in &dirty.services {
             let (before, after) = self.services.plan(world, key, &mut self.findings, &mut out);
             tcp_ports_changed |= self.ports.replace(key, before.as_deref(), after.as_deref(), &mut self.findings);
         }
         let routes_changed = self.services.publish(&self.trust_domain, &mut out);
+        let telemetry = telemetry::of_mesh(world.config());
+        let listener = (first || ranges_changed || tcp_ports_changed || self.outbound.differs(&telemetry))
+            .then(|| self.outbound.remake(self.ranges.clone(), self.ports.tcp().clone(), telemetry, &mut out));
+        let with_their_own = listener.iter().flat_map(|(_, pods)| pods);
         self.pods.starting(first);
-        for key in &dirty.pods {
-            addresses_changed |= self.pods.update(world, key, &mut self.findings, &mut out);
+        for key in with_their_own.filter(|key| !dirty.pods.contains(key)).chain(&dirty.pods) {
+            addresses_changed |= self.pods.update(world, key, &mut self.outbound, &mut self.findings, &mut out);
         }
         if first || ranges_changed || dirty.config || addresses_changed {
             out.changes.push(Change::Fallback(Arc::new(self.addresses())));
         }
-        if first || ranges_changed || tcp_ports_changed {
-            let listener = outbound::listener(&self.ranges, self.ports.tcp());
-            out.put(ResourceType::Listener, names::OUTBOUND.into(), &listener, None);
+        if let Some((listener, _)) = listener {
+            out.changes.push(Change::Put(listener));
         }
         if first || routes_changed {
             let configuration = route::configuration(self.services.routes());
@@ -108,6 +122,18 @@ impl Translator {
     /// What the authors of the mesh's objects should know, ordered by object.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         self.findings.all()
+    }
+
+    /// Puts the clusters of the collectors that MeshConfig names, and removes those that it does not name any more.
+    fn collect(&mut self, world: &World, out: &mut Translated) {
+        let before = std::mem::take(&mut self.collectors);
+        for cluster in collector::clusters(world.config()) {
+            let name = ResourceName::from(cluster.name.as_str());
+            out.put(ResourceType::Cluster, name.clone(), &cluster, Some(mesh_config_ref()));
+            self.collectors.insert(name);
+        }
+        let gone = before.into_iter().filter(|name| !self.collectors.contains(name));
+        out.changes.extend(gone.map(|name| Change::Remove(ResourceType::Cluster, name)));
     }
 
     fn addresses(&self) -> Addresses {
@@ -135,6 +161,10 @@ impl Translated {
         let resource = self.encode(kind, name, message, origin);
         self.changes.push(Change::Put(Arc::new(resource)));
     }
+}
+
+fn mesh_config_ref() -> ObjectRef {
+    ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() }
 }
 
 fn service_ref(key: &ServiceKey) -> ObjectRef {

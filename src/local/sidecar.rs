@@ -169,9 +169,10 @@ impl Sidecar {
         let configuration = format!("{SEEN_AS}/bootstrap.yaml");
         // Network namespaces do not isolate the shared memory of hot restart.
         let argv = [ENVOY_EXE, "-c", &configuration, "--concurrency", "1", "--disable-hot-restart", "-l", level];
+        let spec = &self.pod.spec;
         Process {
             argv: argv.map(str::to_owned).to_vec(),
-            env: Vec::new(),
+            env: vec![bootstrap::environment(&ProxyId(spec.key.clone()), &spec.workload)],
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),

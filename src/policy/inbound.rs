@@ -12,6 +12,7 @@ use crate::mesh::object::{AuthorizationMode, HttpMatch, MtlsMode, Pod, Probe, Pr
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
+use super::telemetry::{self, Telemetry};
 
 /// What one pod accepts. Pods of a workload usually share it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -26,6 +27,8 @@ pub struct InboundPlan {
     pub probes: BTreeSet<Probe>,
     /// What is allowed; everything else is not. Empty unless `authorization` asks for it.
     pub allow: Vec<AllowPolicy>,
+    /// What the sidecar tells of what it carries, in both directions.
+    pub telemetry: Telemetry,
 }
 
 /// One thing that is allowed.
@@ -87,6 +90,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
         authorization,
         probes: pod.probes.clone(),
         allow,
+        telemetry: telemetry::of_pod(world, pod),
     };
     Some((plan, diagnostics))
 }

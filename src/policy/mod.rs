@@ -3,13 +3,16 @@
 //! ```text
 //!  World ──outbound::service──▶ ServicePlan   how callers reach a Service
 //!        ──inbound::pod───────▶ InboundPlan   what a pod accepts
+//!        ──telemetry::of_pod─▶ Telemetry     what its sidecar tells of both
 //! ```
 //!
 //! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
 
 pub mod inbound;
 pub mod outbound;
+pub mod telemetry;
 pub mod upstream;
 
 pub use inbound::{Allow, AllowPolicy, InboundPlan};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};
+pub use telemetry::Telemetry;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Translated;
 use super::findings::Findings;
+use super::outbound::Outbound;
 use crate::envoy::fallback::PodAddress;
 use crate::envoy::warm::{self, Warm};
 use crate::envoy::{inbound, names};
@@ -38,6 +39,8 @@ struct Proxy {
     plan: Arc<InboundPlan>,
     /// What it was given when it was new.
     warm: warm::Names,
+    /// The outbound listener that it has for itself.
+    outbound: Option<Arc<Resource>>,
     view: Arc<View>,
 }
 
@@ -69,6 +72,7 @@ impl Pods {
         &mut self,
         world: &World,
         key: &PodKey,
+        outbound: &mut Outbound,
         findings: &mut Findings,
         out: &mut Translated,
     ) -> bool {
@@ -83,9 +87,12 @@ impl Pods {
         };
         let pod = world.pod(key);
         let plan = pod.and_then(|pod| Some((pod, policy::inbound::pod(world, key)?)));
+        let telemetry_before = proxy_before.as_ref().map(|proxy| &proxy.plan.telemetry);
+        let telemetry = plan.as_ref().map(|(_, (plan, _))| &plan.telemetry);
+        let outbound = outbound.of_pod(key, telemetry_before, telemetry, out);
         let (proxy, diagnostics) = match plan {
             Some((pod, (plan, diagnostics))) => {
-                (Some(self.proxy(world, pod, plan, proxy_before.as_ref(), out)), diagnostics)
+                (Some(self.proxy(world, pod, plan, outbound, proxy_before.as_ref(), out)), diagnostics)
             }
             None => (None, Vec::new()),
         };
@@ -127,6 +134,7 @@ impl Pods {
         world: &World,
         pod: &object::Pod,
         plan: InboundPlan,
+        outbound: Option<Arc<Resource>>,
         before: Option<&Proxy>,
         out: &mut Translated,
     ) -> Proxy {
@@ -137,15 +145,16 @@ impl Pods {
         if let Some(before) = before
             && Arc::ptr_eq(&before.plan, &plan)
             && before.view.pushed == pushed
+            && before.outbound == outbound
         {
-            return Proxy { plan, warm, view: before.view.clone() };
+            return Proxy { plan, warm, outbound, view: before.view.clone() };
         }
         let origin =
             ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
         let own = resources.map(|resource| Arc::new(Resource { origin: Some(origin.clone()), ..resource }));
-        let view = Arc::new(View { own: own.into(), pushed });
+        let view = Arc::new(View { own: own.into_iter().chain(outbound.clone()).collect(), pushed });
         out.changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Proxy { plan, warm, view }
+        Proxy { plan, warm, outbound, view }
     }
 
     /// The one copy of an equal plan, and what has been made of it.

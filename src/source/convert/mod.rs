@@ -13,6 +13,7 @@ mod protocol;
 mod re2;
 mod service;
 mod smi;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod smi;
+pub mod telemetry;
 
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::Deployment;
