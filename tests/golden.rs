@@ -96,6 +96,7 @@ fn a_stock_envoy_takes_it_without_a_warning() {
         let bootstrap = directory.path().join("bootstrap.pb");
         std::fs::write(&bootstrap, bootstrap_with(&support::translate(&input)).encode_to_vec()).expect("written");
         let output = Command::new(&envoy)
+            .env("OTEL_RESOURCE_ATTRIBUTES", "service.name=cart.shop")
             .args(["--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c"])
             .arg(&bootstrap)
             .output()

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::telemetry::{AccessLog, AccessLogMode, Sampling, Tracing};
+use super::telemetry::{AccessLog, Sampling, Tracing};
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
+
+pub use super::telemetry::{AccessLogMode, LogFormat};
 
 /// Labels of an object, or the pairs that a selector asks for.
 pub type Labels = BTreeMap<String, String>;

@@ -68,7 +68,7 @@ pub struct Network {
 
 /// Defines a mode that is written in one case and read in that and in lower case, and its counterpart in the model.
 macro_rules! mode {
-    ($(#[$doc:meta])* $name:ident => $model:path { $($variant:ident | $alias:literal: $text:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident | $alias:literal: $text:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
         #[serde(try_from = "String")]
@@ -90,7 +90,7 @@ macro_rules! mode {
             }
         }
 
-        impl From<$name> for $model {
+        impl From<$name> for object::$name {
             fn from(mode: $name) -> Self {
                 match mode {
                     $($name::$variant => Self::$variant,)*
@@ -103,11 +103,11 @@ pub(super) use mode;
 
 mode!(
     /// What an inbound listener does with a connection that is not the mesh's mTLS.
-    MtlsMode => object::MtlsMode { Strict | "strict": "Closes it.", Permissive | "permissive": "Serves it." }
+    MtlsMode { Strict | "strict": "Closes it.", Permissive | "permissive": "Serves it." }
 );
 mode!(
     /// How far TrafficTargets are enforced.
-    AuthorizationMode => object::AuthorizationMode {
+    AuthorizationMode {
         Permissive | "permissive": "Every caller is allowed.",
         Audit | "audit": "Every caller is allowed, and what enforcement would deny is counted.",
         Enforce | "enforce": "Only what a TrafficTarget allows.",
@@ -115,5 +115,5 @@ mode!(
 );
 mode!(
     /// When a sidecar learns of a destination.
-    DiscoveryMode => object::DiscoveryMode { OnDemand | "ondemand": "On the first call.", Eager | "eager": "From the start." }
+    DiscoveryMode { OnDemand | "ondemand": "On the first call.", Eager | "eager": "From the start." }
 );

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::mode;
-use crate::mesh::telemetry;
+use crate::mesh::object;
 
 /// Traces.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
@@ -91,7 +91,7 @@ pub struct OtlpLogs {
 
 mode!(
     /// Which requests and connections are logged.
-    AccessLogMode => telemetry::AccessLogMode {
+    AccessLogMode {
         Off | "off": "None.",
         Errors | "errors": "Those that went wrong.",
         All | "all": "All.",
@@ -99,5 +99,5 @@ mode!(
 );
 mode!(
     /// The form of an entry on standard output.
-    LogFormat => telemetry::LogFormat { Text | "text": "A line of text.", Json | "json": "A line of JSON." }
+    LogFormat { Text | "text": "A line of text.", Json | "json": "A line of JSON." }
 );
