@@ -18,7 +18,7 @@ const QUERY: u16 = 16686;
 const ON_ITS_WAY: Duration = Duration::from_secs(20);
 
 /// Adds the example's Jaeger to the mesh, as `e2e/scripts/jaeger` built it, and waits until it serves.
-pub fn add(mesh: &Mesh) -> anyhow::Result<()> {
+pub(super) fn add(mesh: &Mesh) -> anyhow::Result<()> {
     let jaeger = repository().join("target/jaeger/jaeger");
     ensure!(jaeger.exists(), "there is no {}: run e2e/scripts/jaeger", jaeger.display());
     let config = repository().join("e2e/jaeger/config.yaml");
@@ -29,7 +29,7 @@ pub fn add(mesh: &Mesh) -> anyhow::Result<()> {
 }
 
 /// Takes it away.
-pub fn remove(mesh: &Mesh) -> anyhow::Result<()> {
+pub(super) fn remove(mesh: &Mesh) -> anyhow::Result<()> {
     mesh.delete(FILE)?;
     mesh.wait_for_pods("observability", "jaeger", 0)
 }
@@ -42,10 +42,10 @@ struct Answer {
 /// A trace as Jaeger tells it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Trace {
+pub(super) struct Trace {
     #[serde(rename = "traceID")]
-    pub id: String,
-    pub spans: Vec<Span>,
+    pub(super) id: String,
+    pub(super) spans: Vec<Span>,
     processes: BTreeMap<String, Process>,
 }
 
@@ -60,13 +60,13 @@ struct Process {
 /// A span.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Span {
+pub(super) struct Span {
     #[serde(rename = "spanID")]
     id: String,
-    pub operation_name: String,
+    pub(super) operation_name: String,
     references: Vec<Reference>,
     /// In microseconds.
-    pub duration: u64,
+    pub(super) duration: u64,
     tags: Vec<Tag>,
     #[serde(rename = "processID")]
     process: String,
@@ -86,12 +86,12 @@ struct Tag {
 
 impl Span {
     /// A tag's value; `-` for one that is not there.
-    pub fn tag(&self, key: &str) -> String {
+    pub(super) fn tag(&self, key: &str) -> String {
         value(&self.tags, key)
     }
 
     /// The span that it names as its parent, in this trace or not.
-    pub fn parent(&self) -> Option<&str> {
+    pub(super) fn parent(&self) -> Option<&str> {
         self.references.first().map(|reference| reference.span.as_str())
     }
 }
@@ -103,24 +103,24 @@ fn value(tags: &[Tag], key: &str) -> String {
 
 impl Trace {
     /// The service of a span, whichever version of it.
-    pub fn service(&self, span: &Span) -> String {
+    pub(super) fn service(&self, span: &Span) -> String {
         let service = self.processes.get(&span.process).map_or("?", |process| process.service_name.as_str());
         service.replace("-v1.", ".").replace("-v2.", ".")
     }
 
     /// A tag of the process that a span is of.
-    pub fn process_tag(&self, span: &Span, key: &str) -> String {
+    pub(super) fn process_tag(&self, span: &Span, key: &str) -> String {
         self.processes.get(&span.process).map_or_else(|| "?".to_owned(), |process| value(&process.tags, key))
     }
 
     /// The spans without a parent in this trace.
-    pub fn roots(&self) -> Vec<&Span> {
+    pub(super) fn roots(&self) -> Vec<&Span> {
         let known = |parent: &str| self.spans.iter().any(|span| span.id == parent);
         self.spans.iter().filter(|span| !span.parent().is_some_and(known)).collect()
     }
 
     /// `SERVICE KIND OPERATION [CHILD, CHILD]`, children in the order of their text.
-    pub fn tree(&self) -> String {
+    pub(super) fn tree(&self) -> String {
         let mut roots = Vec::from_iter(self.roots().into_iter().map(|root| self.subtree(root)));
         roots.sort();
         roots.join(" and ")
@@ -136,7 +136,7 @@ impl Trace {
 }
 
 /// The traces that hold a request of this id, as they are now.
-pub fn now(mesh: &Mesh, service: &str, request_id: &str) -> anyhow::Result<Vec<Trace>> {
+pub(super) fn now(mesh: &Mesh, service: &str, request_id: &str) -> anyhow::Result<Vec<Trace>> {
     // {"guid:x-request-id":"ID"}
     let tags = format!("%7B%22guid%3Ax-request-id%22%3A%22{request_id}%22%7D");
     let text = mesh.get(POD, QUERY, &format!("/api/traces?service={service}&limit=100&lookback=1h&tags={tags}"))?;
@@ -145,7 +145,7 @@ pub fn now(mesh: &Mesh, service: &str, request_id: &str) -> anyhow::Result<Vec<T
 }
 
 /// The trace of the request of this id, when it has so many spans.
-pub fn trace(mesh: &Mesh, service: &str, request_id: &str, spans: usize) -> anyhow::Result<Trace> {
+pub(super) fn trace(mesh: &Mesh, service: &str, request_id: &str, spans: usize) -> anyhow::Result<Trace> {
     until(&format!("{spans} spans of {request_id} at {service}"), ON_ITS_WAY, || {
         std::thread::sleep(Duration::from_millis(50)); // Jaeger shares the machine.
         let traces = now(mesh, service, request_id)?;
@@ -155,7 +155,7 @@ pub fn trace(mesh: &Mesh, service: &str, request_id: &str, spans: usize) -> anyh
 }
 
 /// The services that Jaeger has heard of.
-pub fn services(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
+pub(super) fn services(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Services {
         data: Option<Vec<String>>,
@@ -168,7 +168,7 @@ pub fn services(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
 }
 
 /// What Jaeger's process printed of the logs that it was sent, when one of its lines has `text`.
-pub fn printed(mesh: &Mesh, text: &str) -> anyhow::Result<Vec<String>> {
+pub(super) fn printed(mesh: &Mesh, text: &str) -> anyhow::Result<Vec<String>> {
     until(&format!("a log record with {text}"), PATIENCE, || {
         std::thread::sleep(Duration::from_millis(50));
         let lines = Vec::from_iter(mesh.log().into_iter().filter(|line| line.contains("jaeger jaeger]")));

@@ -91,3 +91,6 @@ impl Outbound {
         Arc::new(out.encode(ResourceType::Listener, names::OUTBOUND.into(), &listener, None))
     }
 }
+
+#[cfg(test)]
+mod tests;
