@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLog as Logger, AccessLogFilter, AndFilter, ComparisonFilter, GrpcStatusFilter, HeaderFilter, OrFilter,
-    ResponseFlagFilter, StatusCodeFilter, comparison_filter, grpc_status_filter,
+    AccessLog as Logger, AccessLogFilter, AndFilter, ComparisonFilter, ExtensionFilter, GrpcStatusFilter, HeaderFilter,
+    OrFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter, extension_filter, grpc_status_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, RuntimeUInt32, SubstitutionFormatString, data_source};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::stdout_access_log::AccessLogFormat;
@@ -172,7 +173,7 @@ fn otlp(fields: &[Field], what: What) -> Any {
 fn errors(what: What) -> AccessLogFilter {
     let flagged = filter(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter::default()));
     match what {
-        What::Connection => flagged,
+        What::Connection => any_of(vec![flagged, is_denied()]),
         What::Request => any_of(vec![status_400_or_more(), flagged, all_of(vec![is_grpc(), grpc_is_not_ok()])]),
     }
 }
@@ -198,6 +199,18 @@ fn is_grpc() -> AccessLogFilter {
             header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(grpc)),
             ..Default::default()
         }),
+    }))
+}
+
+/// A connection that authorisation has closed has no response flag, and only its end says why.
+fn is_denied() -> AccessLogFilter {
+    let expression = "connection.termination_details.startsWith('rbac_access_denied')".to_owned();
+    filter(FilterSpecifier::ExtensionFilter(ExtensionFilter {
+        name: "envoy.access_loggers.extension_filters.cel".to_owned(),
+        config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(ExpressionFilter {
+            expression,
+            ..Default::default()
+        }))),
     }))
 }
 

@@ -521,7 +521,7 @@ const TELEMETRY: &[Case] = &[
     ),
     error(
         config!(
-            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: x, literal: y}\n"
+            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: x, literal: z}\n"
         ),
         8,
         "spec.tracing.tags[0]",
@@ -530,7 +530,7 @@ const TELEMETRY: &[Case] = &[
     ),
     error(
         config!(
-            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: x}\n    - {name: a, literal: y}\n"
+            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: x}\n    - {name: a, literal: z}\n"
         ),
         9,
         "spec.tracing.tags[1].name",

@@ -24,15 +24,22 @@ const SPAN: &str = "00f067aa0ba902b7";
 /// The spans of the shop's call chain: two for each of its four hops that are HTTP.
 const CHAIN: usize = 8;
 
+/// One after the other: they measure times on the same cores.
 #[test]
 fn the_shop_is_traced() {
-    run("default", Names::of_the_request);
+    all("default", Names::of_the_request);
 }
 
 #[test]
 fn the_shop_is_traced_on_the_oldest_envoy() {
     // It does not know the setting for it.
-    run("oldest", Names::of_the_side);
+    all("oldest", Names::of_the_side);
+}
+
+fn all(line: &str, names: fn() -> Names) {
+    over_grpc(line, names());
+    over_http(line, names());
+    with_zipkin(line, names());
 }
 
 /// How spans are named: at the caller and at the callee, by method and host or by gRPC method.
@@ -71,17 +78,26 @@ struct Shop {
     calls: Cell<u32>,
 }
 
-fn run(line: &str, names: fn() -> Names) {
+/// The shop with a Jaeger, to which all is traced. A mesh for each provider: connections that are open when it changes
+/// keep the one that they began with.
+fn shop(line: &str, names: Names, name: &str, provider: &str) -> (Shop, Scenarios) {
     let version = pinned_version(line).expect("a pinned version");
     let envoy = envoy(&version).expect("make setup-all");
     let weft = weft_beside_tests().expect("cargo build");
-    let name = format!("traced-{line}");
+    let name = format!("traced-{name}-{line}");
     let mesh = Mesh::start("examples/shop", &name, &weft, Some(envoy), &[]).expect("the shop starts");
-    let mut checks = Scenarios::on(&mesh, &version);
+    let checks = Scenarios::on(&mesh, &version);
     jaeger::add(&mesh).expect("Jaeger starts");
-    let shop = Shop { mesh, names: names(), calls: Cell::default() };
+    let tracing = format!(
+        "  tracing: {{provider: {provider}, sampling: 100, tags: [{{name: user, header: X-User}}, {{name: cluster, \
+         literal: eu-1}}, {{name: env, environment: OTEL_RESOURCE_ATTRIBUTES}}]}}\n"
+    );
+    mesh.edit(MESH, |text| text + &tracing).expect("tracing begins");
+    (Shop { mesh, names, calls: Cell::default() }, checks)
+}
 
-    shop.trace_to("{otlp: {grpc: \"jaeger.observability:4317\"}}").expect("tracing begins");
+fn over_grpc(line: &str, names: Names) {
+    let (shop, mut checks) = shop(line, names, "grpc", "{otlp: {grpc: \"jaeger.observability:4317\"}}");
     chain(&shop, &mut checks, "OTLP over gRPC");
     checks.equal("trace-names: services", "true", services(&shop));
     checks.equal("trace-names: the pod that a span is of", "shop frontend-", pod_of_a_span(&shop));
@@ -91,17 +107,21 @@ fn run(line: &str, names: fn() -> Names) {
     checks.equal("trace-request-id: the application's own stays", "own", own_request_id(&shop));
     checks.equal("trace-w3c: a decision to trace", "the caller's trace and span", continued(&shop, "01"));
     decisions(&shop, &mut checks);
+    checks.end(shop.mesh).expect("every scenario holds");
+}
 
-    shop.trace_to("{otlp: {http: \"http://jaeger.observability:4318\"}}").expect("another provider");
+fn over_http(line: &str, names: Names) {
+    let (shop, mut checks) = shop(line, names, "http", "{otlp: {http: \"http://jaeger.observability:4318\"}}");
     chain(&shop, &mut checks, "OTLP over HTTP");
-
     logs(&shop, &mut checks, line);
+    checks.end(shop.mesh).expect("every scenario holds");
+}
 
-    shop.trace_to("{zipkin: \"http://jaeger.observability:9411\"}").expect("another provider");
+fn with_zipkin(line: &str, names: Names) {
+    let (shop, mut checks) = shop(line, names, "zipkin", "{zipkin: \"http://jaeger.observability:9411\"}");
     chain(&shop, &mut checks, "Zipkin");
     checks.equal("trace-w3c: with Zipkin", "the caller's trace and span", continued(&shop, "01"));
     b3(&shop, &mut checks);
-
     away(&shop, &mut checks);
     checks.end(shop.mesh).expect("every scenario holds");
 }
@@ -111,14 +131,6 @@ impl Shop {
     fn request_id(&self) -> String {
         self.calls.set(self.calls.get() + 1);
         format!("6b4453ce-cd29-4f96-bc1e-{:012x}", self.calls.get())
-    }
-
-    /// Traces all requests, to this provider.
-    fn trace_to(&self, provider: &str) -> anyhow::Result<()> {
-        let sampling = "sampling: 100, tags: [{name: user, header: X-User}, {name: cluster, literal: eu-1}, \
-                        {name: env, environment: OTEL_RESOURCE_ATTRIBUTES}]";
-        self.mesh.edit(MESH, |text| with_tracing(&text, &format!("{{provider: {provider}, {sampling}}}")))?;
-        Ok(())
     }
 
     /// Another sampling of the mesh.
@@ -137,12 +149,6 @@ impl Shop {
         self.mesh.call(SHELL, &arguments)?;
         jaeger::trace(&self.mesh, "shell.shop", &id, spans)
     }
-}
-
-/// A MeshConfig with this tracing in place of what it had.
-fn with_tracing(text: &str, tracing: &str) -> String {
-    let others = text.lines().filter(|line| !line.starts_with("  tracing:"));
-    others.collect::<Vec<_>>().join("\n") + &format!("\n  tracing: {tracing}\n")
 }
 
 fn chain(shop: &Shop, checks: &mut Scenarios, over: &str) {
