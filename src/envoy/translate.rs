@@ -15,9 +15,9 @@ mod services;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use ipnet::IpNet;
 use prost::Message;
 
@@ -40,8 +40,6 @@ pub struct Translator {
     pods: Pods,
     ports: Ports,
     outbound: Outbound,
-    /// The clusters of collectors that the table has.
-    collectors: BTreeSet<ResourceName>,
     findings: Findings,
     trust_domain: TrustDomain,
     ranges: Arc<[IpNet]>,
@@ -89,7 +87,7 @@ impl Translator {
             self.ranges = world.config().ranges.clone().into();
         }
         if dirty.config {
-            self.collect(world, &mut out);
+            self.pods.collectors(Self::collectors(world, &mut out));
         }
         let (mut tcp_ports_changed, mut addresses_changed) = (false, false);
         for key in &dirty.services {
@@ -124,16 +122,14 @@ impl Translator {
         self.findings.all()
     }
 
-    /// Puts the clusters of the collectors that MeshConfig names, and removes those that it does not name any more.
-    fn collect(&mut self, world: &World, out: &mut Translated) {
-        let before = std::mem::take(&mut self.collectors);
-        for cluster in collector::clusters(world.config()) {
+    /// The clusters of the collectors that MeshConfig names. Each proxy has them for itself, as it has the inbound listener
+    /// that refers to them: a shared cluster may be tried by others first, and the listener would come before it.
+    fn collectors(world: &World, out: &mut Translated) -> Vec<Arc<Resource>> {
+        let resource = |cluster: Cluster| {
             let name = ResourceName::from(cluster.name.as_str());
-            out.put(ResourceType::Cluster, name.clone(), &cluster, Some(mesh_config_ref()));
-            self.collectors.insert(name);
-        }
-        let gone = before.into_iter().filter(|name| !self.collectors.contains(name));
-        out.changes.extend(gone.map(|name| Change::Remove(ResourceType::Cluster, name)));
+            Arc::new(out.encode(ResourceType::Cluster, name, &cluster, Some(mesh_config_ref())))
+        };
+        collector::clusters(world.config()).into_iter().map(resource).collect()
     }
 
     fn addresses(&self) -> Addresses {

@@ -40,8 +40,7 @@ impl Warm {
         let is_new = !self.starting || pod.ips.is_empty();
         let known = self.learned.of(&pod.workload).cloned().chain(upstream::of_targets(world, pod));
         let names = known.filter(|_| is_new).flat_map(|upstream| clusters(world, &upstream)).take(MAX_IN_SET);
-        // Those of them that there are: collectors only when MeshConfig names them.
-        let always = [names::PASSTHROUGH, names::INBOUND, names::TRACING, names::ACCESS_LOG].map(ResourceName::from);
+        let always = [names::PASSTHROUGH.into(), names::INBOUND.into()];
         let names: BTreeSet<ResourceName> = names.chain(always).collect();
         if let Some(same) = self.given.get(&pod.workload).and_then(Weak::upgrade).filter(|given| **given == names) {
             return same;

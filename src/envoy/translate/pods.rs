@@ -24,6 +24,8 @@ pub(super) struct Pods {
     inbound: HashMap<Arc<InboundPlan>, Inbound>,
     addresses: imbl::OrdMap<IpAddr, PodAddress>,
     warm: Warm,
+    /// The clusters of collectors, which each proxy has for itself.
+    collectors: Arc<[Arc<Resource>]>,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,7 @@ struct Proxy {
     warm: warm::Names,
     /// The outbound listener that it has for itself.
     outbound: Option<Arc<Resource>>,
+    collectors: Arc<[Arc<Resource>]>,
     view: Arc<View>,
 }
 
@@ -55,6 +58,13 @@ impl Pods {
     /// What the workloads are known to call.
     pub(super) fn learned(&mut self, sets: WarmSets) {
         self.warm.learned = sets;
+    }
+
+    /// The clusters of the collectors that there are; the pods hear of them when they are updated.
+    pub(super) fn collectors(&mut self, clusters: Vec<Arc<Resource>>) {
+        if *self.collectors != clusters[..] {
+            self.collectors = clusters.into();
+        }
     }
 
     /// Whether the pods that come now were there before the control plane.
@@ -146,15 +156,19 @@ impl Pods {
             && Arc::ptr_eq(&before.plan, &plan)
             && before.view.pushed == pushed
             && before.outbound == outbound
+            && Arc::ptr_eq(&before.collectors, &self.collectors)
         {
-            return Proxy { plan, warm, outbound, view: before.view.clone() };
+            return Proxy { plan, warm, outbound, collectors: before.collectors.clone(), view: before.view.clone() };
         }
         let origin =
             ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
         let own = resources.map(|resource| Arc::new(Resource { origin: Some(origin.clone()), ..resource }));
-        let view = Arc::new(View { own: own.into_iter().chain(outbound.clone()).collect(), pushed });
+        let view = Arc::new(View {
+            own: own.into_iter().chain(outbound.clone()).chain(self.collectors.iter().cloned()).collect(),
+            pushed,
+        });
         out.changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Proxy { plan, warm, outbound, view }
+        Proxy { plan, warm, outbound, collectors: self.collectors.clone(), view }
     }
 
     /// The one copy of an equal plan, and what has been made of it.

@@ -202,7 +202,7 @@ fn warm_set(mesh: &Mesh, pod: &str) -> Arc<BTreeSet<ResourceName>> {
 
 /// The clusters in a pod's wildcard, but those that every pod has.
 fn pushed(mesh: &Mesh, pod: &str) -> Vec<String> {
-    let everyones = [names::PASSTHROUGH, names::INBOUND, names::TRACING, names::ACCESS_LOG];
+    let everyones = [names::PASSTHROUGH, names::INBOUND];
     warm_set(mesh, pod).iter().map(|name| name.to_string()).filter(|name| !everyones.contains(&name.as_str())).collect()
 }
 
