@@ -1,6 +1,6 @@
 //! Clusters and their endpoints.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use envoy_types::util::pack_any;
 
 use super::message::{address, ads, duration, socket_address, uint32};
 use super::names::{INBOUND, PASSTHROUGH};
+use super::shares::{self, Share};
 use super::tls;
 use crate::mesh::{SpiffeId, TrustDomain};
 use crate::policy::{Backend, EndpointPlan};
@@ -129,29 +130,15 @@ pub fn inbound() -> Cluster {
 /// The endpoints of a Service port. Each backend is a locality, and the shares are the localities' weights: so a
 /// TrafficSplit works for requests and connections alike.
 pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
-    let localities = backends.iter().filter(|backend| !backend.endpoints.is_empty());
-    let locality = |backend: &Backend| LocalityLbEndpoints {
-        locality: Some(Locality { sub_zone: backend.service.to_string(), ..Default::default() }),
-        lb_endpoints: backend.endpoints.iter().map(lb_endpoint).collect(),
-        load_balancing_weight: uint32(backend.weight),
+    let locality = |share: Share<'_>| LocalityLbEndpoints {
+        locality: Some(Locality { sub_zone: share.name, ..Default::default() }),
+        lb_endpoints: share.endpoints.into_iter().map(lb_endpoint).collect(),
+        load_balancing_weight: uint32(share.weight),
         ..Default::default()
     };
-    // A Service named twice in a split is one locality with the sum of the weights: Envoy refuses equal localities.
-    let mut merged: BTreeMap<&crate::mesh::ServiceKey, LocalityLbEndpoints> = BTreeMap::new();
-    for backend in localities {
-        match merged.get_mut(&backend.service) {
-            Some(same) => {
-                let sum = same.load_balancing_weight.map_or(0, |w| w.value).saturating_add(backend.weight);
-                same.load_balancing_weight = uint32(sum);
-            }
-            None => {
-                merged.insert(&backend.service, locality(backend));
-            }
-        }
-    }
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: merged.into_values().collect(),
+        endpoints: shares::of(backends).into_iter().map(locality).collect(),
         ..Default::default()
     }
 }

@@ -22,6 +22,7 @@ pub mod names;
 pub mod outbound;
 mod rbac;
 pub mod route;
+mod shares;
 mod tls;
 mod tracing;
 pub mod translate;

@@ -56,9 +56,10 @@ pub fn host(ip: IpAddr) -> String {
     }
 }
 
-/// The cluster that takes the requests of a destination which a TrafficSplit's `matches` fit: `10.96.0.5:80/split`.
-pub fn split(address: SocketAddr) -> ResourceName {
-    format!("{address}/split").into()
+/// The cluster that takes the requests of a destination which the `matches` of this TrafficSplit fit:
+/// `10.96.0.5:80/split/beta`.
+pub fn split(address: SocketAddr, split: &str) -> ResourceName {
+    format!("{address}/split/{split}").into()
 }
 
 /// The endpoints of a cluster whose pods prove these identities: `10.96.0.5:80@3f2a9c1e`. While a cluster with other
@@ -82,8 +83,8 @@ pub fn parse_destination(name: &ResourceName) -> Option<SocketAddr> {
 
 /// The destination whose calls this cluster takes, all of them or those that a split's `matches` fit.
 pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
-    match name.as_str().strip_suffix("/split") {
-        Some(address) => parse_destination(&address.into()),
+    match name.as_str().split_once("/split/") {
+        Some((address, _)) => parse_destination(&address.into()),
         None => parse_destination(name),
     }
 }
@@ -91,6 +92,11 @@ pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
 /// How a Service's cluster is called in statistics: `shop/cart/80`. No dots, which separate the parts of a statistic.
 pub fn stat_name(service: &ServiceKey, port: u16) -> String {
     format!("{}/{}/{port}", service.namespace, service.name)
+}
+
+/// What the name of a TrafficSplit's cluster in statistics ends with, after [`stat_name`]: `/split/beta`.
+pub fn split_stat_suffix(split: &str) -> String {
+    format!("/split/{}", split.replace('.', "_"))
 }
 
 /// How a cluster of a bare address is called in statistics: `pod/10_244_0_7/8080`.
@@ -113,10 +119,11 @@ mod tests {
             let address = parse_destination(&text.into()).expect("a destination");
             assert_eq!(destination(address).as_str(), text);
         }
-        let split = split("[fd00::5]:80".parse().expect("an address"));
+        let split = split("[fd00::5]:80".parse().expect("an address"), "beta.v2");
         assert_eq!(called_destination(&split).map(|at| at.to_string()), Some("[fd00::5]:80".to_owned()));
         assert_eq!(called_destination(&"10.96.0.5:80".into()).map(|at| at.port()), Some(80));
-        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split", "10.96.0.5:99999"] {
+        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split/a", "10.96.0.5:99999"]
+        {
             assert_eq!(parse_destination(&text.into()), None, "{text}");
         }
     }

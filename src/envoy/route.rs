@@ -5,6 +5,7 @@
 //! 1.36 does not know that field, and would send everything to the root without a word.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate, retry_host_predicate};
@@ -27,8 +28,9 @@ use crate::mesh::object::HttpMatch;
 pub struct Destination {
     /// Where the application meant to go.
     pub address: SocketAddr,
-    /// A request that any of these fits goes to the cluster [`names::split`]; others to [`names::destination`].
-    pub matches: Vec<HttpMatch>,
+    /// Splits by name, in the order in which they are tried. A request that any of a split's matches fits goes to the
+    /// cluster [`names::split`]; others to [`names::destination`].
+    pub splits: Vec<(Arc<str>, Vec<HttpMatch>)>,
 }
 
 /// The route configuration of every sidecar.
@@ -54,8 +56,11 @@ pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>
 
 /// The routes of what is split; what none of them fits goes to the destination itself.
 fn split(destination: &Destination) -> impl Iterator<Item = Route> {
-    let split = ClusterSpecifier::Cluster(names::split(destination.address).to_string());
-    destination.matches.iter().map(move |match_| to(route_match(destination.address, match_), split.clone()))
+    let address = destination.address;
+    destination.splits.iter().flat_map(move |(name, matches)| {
+        let split = ClusterSpecifier::Cluster(names::split(address, name).to_string());
+        matches.iter().map(move |match_| to(route_match(address, match_), split.clone()))
+    })
 }
 
 fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {

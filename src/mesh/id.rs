@@ -219,6 +219,7 @@ pub enum Kind {
     TrafficSplit,
     HTTPRouteGroup,
     TCPRoute,
+    UDPRoute,
     TrafficTarget,
     MeshConfig,
 }

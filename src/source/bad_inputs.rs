@@ -375,7 +375,9 @@ const SMI: &[Case] = &[
         "65535",
     ),
     error(
-        target!("spec:\n  destination:\n    kind: Pod\n    name: a\n  sources: [{kind: ServiceAccount, name: b}]\n"),
+        target!(
+            "spec:\n  destination:\n    kind: Pod\n    name: a\n  sources: [{kind: ServiceAccount, name: b}]\n  rules: [{kind: TCPRoute, name: x}]\n"
+        ),
         6,
         "spec.destination.kind",
         "a Pod is not an identity",
@@ -390,11 +392,11 @@ const SMI: &[Case] = &[
     ),
     error(
         target!(
-            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: UDPRoute, name: x}\n"
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: GRPCRoute, name: x}\n"
         ),
         8,
         "spec.rules[0].kind",
-        "UDPRoute",
+        "GRPCRoute",
         "HTTPRouteGroup or a TCPRoute",
     ),
     error(
@@ -408,7 +410,7 @@ const SMI: &[Case] = &[
     ),
     warning(
         target!(
-            "spec:\n  destination: {kind: ServiceAccount, name: a, namespace: other}\n  sources: [{kind: ServiceAccount, name: b}]\n"
+            "spec:\n  destination: {kind: ServiceAccount, name: a, namespace: other}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules: [{kind: TCPRoute, name: x}]\n"
         ),
         5,
         "spec.destination.namespace",
@@ -416,13 +418,150 @@ const SMI: &[Case] = &[
         "to the namespace other",
     ),
     warning(
-        target!("spec:\n  destination: {kind: ServiceAccount, name: a}\n"),
+        target!("spec:\n  destination: {kind: ServiceAccount, name: a}\n  rules: [{kind: TCPRoute, name: x}]\n"),
         4,
         "spec.sources",
         "nobody is allowed",
         "ServiceAccount",
     ),
     error(target!("spec:\n  destination: {kind: ServiceAccount}\n"), 5, "spec.destination.name", "missing", "set it"),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - service: a\n    weight: half\n"),
+        8,
+        "spec.backends[0].weight",
+        "`half` is not a quantity",
+        "1 or 500m",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 1}\n  - {service: b, weight: -500m}\n"),
+        8,
+        "spec.backends[1].weight",
+        "`-500m` is negative",
+        "use 0",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 1}\n  - {service: b, weight: 1u}\n"),
+        8,
+        "spec.backends[1].weight",
+        "`1u` is finer than 1m",
+        "multiply",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 5M}\n  - {service: b, weight: 500m}\n"),
+        7,
+        "spec.backends[0].weight",
+        "too large",
+        "divide",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha3" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - service: a\n    weight: half\n"),
+        8,
+        "spec.backends[0].weight",
+        "`half` is text",
+        "whole numbers",
+    ),
+    error(
+        "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata:\n  name: cart\n  annotations:\n    weft.dev/smi-matches: beta\nspec: {service: cart, backends: [{service: a, weight: 1}]}\n",
+        6,
+        "metadata.annotations.weft.dev/smi-matches",
+        "cannot be read",
+        "remove the annotation",
+    ),
+    error(
+        "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata:\n  name: cart\n  annotations:\n    weft.dev/smi-matches: '[{\"kind\": \"TCPRoute\", \"name\": \"x\"}]'\nspec: {service: cart, backends: [{service: a, weight: 1}]}\n",
+        6,
+        "metadata.annotations.weft.dev/smi-matches",
+        "limited to a TCPRoute",
+        "HTTPRouteGroup",
+    ),
+    warning(
+        object!("specs.smi-spec.io/v1alpha1" "HTTPRouteGroup" "api" "matches:\n- name: a\n  pathRegex: (?=x)\n"),
+        6,
+        "matches[0].pathRegex",
+        "the match is left out",
+        "RE2",
+    ),
+    error(
+        object!("specs.smi-spec.io/v1alpha2" "HTTPRouteGroup" "api" "matches:\n- name: a\n- name: a\n"),
+        6,
+        "matches[1].name",
+        "two matches are named `a`",
+        "of its own",
+    ),
+    error(
+        object!("specs.smi-spec.io/v1alpha3" "TCPRoute" "t" "spec:\n  matches:\n    ports: [8080]\n"),
+        5,
+        "spec.matches",
+        "names no ports and means every port",
+        "v1alpha4",
+    ),
+    warning(
+        object!("specs.smi-spec.io/v1alpha4" "UDPRoute" "u" "spec:\n  matches:\n    ports: [53]\n"),
+        4,
+        "spec",
+        "UDP does not go through the sidecars",
+        "NetworkPolicy",
+    ),
+    error(
+        object!("specs.smi-spec.io/v1alpha3" "UDPRoute" "u" "spec: {}\n"),
+        1,
+        "apiVersion",
+        "UDPRoute is not read as",
+        "v1alpha4",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha1" "TrafficTarget" "t" "destination: {kind: ServiceAccount, name: a}\nsources: [{kind: ServiceAccount, name: b}]\nspecs:\n- {kind: Ingress, name: x}\n"),
+        7,
+        "specs[0].kind",
+        "cannot name a Ingress",
+        "TCPRoute",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha1" "TrafficTarget" "t" "destination: {kind: ServiceAccount, name: a, port: 0}\nsources: [{kind: ServiceAccount, name: b}]\nspecs: [{kind: TCPRoute, name: x}]\n"),
+        4,
+        "destination.port",
+        "0 is not a port",
+        "65535",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha1" "TrafficTarget" "t" "spec: {}\n"),
+        1,
+        "destination",
+        "missing",
+        "set it",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha3" "TrafficTarget" "t" "spec:\n  destination: {kind: ServiceAccount, name: a, port: 80}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules: [{kind: TCPRoute, name: x}]\n"),
+        5,
+        "spec.destination.port",
+        "every port would be opened",
+        "TCPRoute",
+    ),
+    error(
+        "apiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\nmetadata:\n  name: t\n  annotations:\n    weft.dev/smi-port: web\nspec: {destination: {kind: ServiceAccount, name: a}, sources: [{kind: ServiceAccount, name: b}], rules: [{kind: TCPRoute, name: x}]}\n",
+        6,
+        "metadata.annotations.weft.dev/smi-port",
+        "cannot be read",
+        "remove the annotation",
+    ),
+    warning(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: UDPRoute, name: x}\n"
+        ),
+        8,
+        "spec.rules[0].kind",
+        "this rule allows nothing",
+        "NetworkPolicy",
+    ),
+    warning(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n"
+        ),
+        4,
+        "spec.rules",
+        "nothing is allowed",
+        "HTTPRouteGroup",
+    ),
 ];
 
 const CONFIG: &[Case] = &[

@@ -9,6 +9,7 @@ mod modes;
 mod protocols;
 mod refusals;
 mod rootless;
+mod smi;
 mod warm;
 mod xds;
 

@@ -1,4 +1,4 @@
-//! What each address of a Service leads to: a cluster and its endpoints, or two of each where requests are split.
+//! What each address of a Service leads to: a cluster and its endpoints, and one of each for every split of requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ struct Part<'a> {
     identities: BTreeSet<SpiffeId>,
     endpoints: ResourceName,
     /// What its name in statistics ends with.
-    suffix: &'static str,
+    suffix: String,
     backends: &'a [Backend],
 }
 
@@ -80,8 +80,9 @@ impl Services {
                 None => self.published.remove(&address),
             };
             publish(address, before.as_deref(), after.as_deref(), trust_domain, out);
-            let routed = after.as_deref().and_then(|plan| port(plan, address)?.routed.as_ref());
-            self.route(address, routed.map(|routed| &routed.matches)) | routes_changed
+            let routed = after.as_deref().and_then(|plan| port(plan, address)).map(|port| &port.routed[..]);
+            let splits = routed.unwrap_or_default().iter().map(|split| (split.name.clone(), split.matches.clone()));
+            self.route(address, splits.collect()) | routes_changed
         })
     }
 
@@ -96,13 +97,13 @@ impl Services {
         self.plans.get(key).filter(|_| *claimed == address)
     }
 
-    fn route(&mut self, address: SocketAddr, matches: Option<&Vec<HttpMatch>>) -> bool {
-        if self.routes.get(&address).map(|route| &route.matches) == matches {
+    fn route(&mut self, address: SocketAddr, splits: Vec<(Arc<str>, Vec<HttpMatch>)>) -> bool {
+        if self.routes.get(&address).map_or(&[][..], |route| &route.splits) == splits {
             return false;
         }
-        match matches.cloned() {
-            Some(matches) => drop(self.routes.insert(address, route::Destination { address, matches })),
-            None => drop(self.routes.remove(&address)),
+        match splits.is_empty() {
+            true => drop(self.routes.remove(&address)),
+            false => drop(self.routes.insert(address, route::Destination { address, splits })),
         }
         true
     }
@@ -126,7 +127,7 @@ fn publish(
             let message = cluster::service(
                 part.name.as_str(),
                 part.endpoints.as_str(),
-                names::stat_name(service, address.port()) + part.suffix,
+                names::stat_name(service, address.port()) + &part.suffix,
                 names::sni(service, address.port()),
                 &part.identities,
                 trust_domain,
@@ -152,12 +153,15 @@ fn publish(
 
 fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     let Some(port) = port(plan, address) else { return Vec::new() };
-    let own = part(names::destination(address), "", &port.backends);
-    let routed = port.routed.iter().map(|split| part(names::split(address), "/split", &split.backends));
+    let own = part(names::destination(address), String::new(), &port.backends);
+    let routed = port.routed.iter().map(|split| {
+        let suffix = names::split_stat_suffix(&split.name);
+        part(names::split(address, &split.name), suffix, &split.backends)
+    });
     std::iter::once(own).chain(routed).collect()
 }
 
-fn part<'a>(name: ResourceName, suffix: &'static str, backends: &'a [Backend]) -> Part<'a> {
+fn part<'a>(name: ResourceName, suffix: String, backends: &'a [Backend]) -> Part<'a> {
     let endpoints = backends.iter().flat_map(|backend| &backend.endpoints);
     let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
     let endpoints = names::endpoints(&name, &identities);
