@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
@@ -28,7 +27,8 @@ use envoy_types::util::pack_any;
 use super::message::{address, ads, duration, socket_address, uint32};
 use super::names::{INBOUND, PASSTHROUGH};
 use super::shares::{self, Share};
-use super::tls;
+use super::{tls, traffic_policy};
+use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{SpiffeId, TrustDomain};
 use crate::policy::{Backend, EndpointPlan};
 
@@ -57,10 +57,15 @@ pub fn service(
     sni: String,
     identities: &BTreeSet<SpiffeId>,
     trust_domain: &TrustDomain,
+    settings: &ConnectionSettings,
 ) -> Cluster {
+    let (lb_policy, lb_config) = traffic_policy::balancing(settings);
     Cluster {
         name: name.to_owned(),
         alt_stat_name: stat_name,
+        lb_policy: lb_policy.into(),
+        lb_config,
+        outlier_detection: traffic_policy::outliers(settings),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig {
             eds_config: Some(ads(ENDPOINTS_PATIENCE)),
@@ -76,7 +81,7 @@ pub fn service(
             )),
             ..Default::default()
         }),
-        ..common(None)
+        ..common(None, settings)
     }
 }
 
@@ -93,7 +98,7 @@ pub fn pod(name: &str, stat_name: String, sni: String, endpoint: &EndpointPlan, 
             ..Default::default()
         }),
         transport_socket_matches: mesh_or_plaintext(sni, &identities, trust_domain),
-        ..common(None)
+        ..common(None, &ConnectionSettings::default())
     }
 }
 
@@ -109,7 +114,7 @@ pub fn original_destination(name: &str, stat_name: String) -> Cluster {
         alt_stat_name: stat_name,
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
         lb_policy: LbPolicy::ClusterProvided.into(),
-        ..common(None)
+        ..common(None, &ConnectionSettings::default())
     }
 }
 
@@ -123,7 +128,7 @@ pub fn inbound() -> Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
         lb_policy: LbPolicy::ClusterProvided.into(),
         name: INBOUND.to_owned(),
-        ..common(Some(APPLICATION_IDLE))
+        ..common(Some(APPLICATION_IDLE), &ConnectionSettings::default())
     }
 }
 
@@ -144,11 +149,14 @@ pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
 }
 
 /// What every cluster has.
-fn common(idle_timeout: Option<Duration>) -> Cluster {
+fn common(idle_timeout: Option<Duration>, settings: &ConnectionSettings) -> Cluster {
     // The mesh keeps what the application speaks: HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2.
     let http = HttpProtocolOptions {
-        common_http_protocol_options: idle_timeout
-            .map(|idle| CommonHttpOptions { idle_timeout: duration(idle), ..Default::default() }),
+        common_http_protocol_options: idle_timeout.or(settings.max_age).map(|_| CommonHttpOptions {
+            idle_timeout: idle_timeout.and_then(duration),
+            max_connection_duration: settings.max_age.and_then(duration),
+            ..Default::default()
+        }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
             UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions::default()),
@@ -158,17 +166,12 @@ fn common(idle_timeout: Option<Duration>) -> Cluster {
         )),
         ..Default::default()
     };
-    // Envoy's own limits of 1,024 would refuse calls that the application's own client would have made.
-    let unlimited = Thresholds {
-        max_connections: uint32(u32::MAX),
-        max_pending_requests: uint32(u32::MAX),
-        max_requests: uint32(u32::MAX),
-        max_retries: uint32(u32::MAX),
-        ..Default::default()
-    };
     Cluster {
         connect_timeout: duration(CONNECT_TIMEOUT),
-        circuit_breakers: Some(CircuitBreakers { thresholds: vec![unlimited], ..Default::default() }),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![traffic_policy::limits(settings)],
+            ..Default::default()
+        }),
         typed_extension_protocol_options: HashMap::from([(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
             pack_any(http),

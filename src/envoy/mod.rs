@@ -1,8 +1,8 @@
 //! Plans to Envoy resources: pure functions, equal plans give equal bytes.
 //!
 //! ```text
-//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
-//!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
+//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs, traffic_policy.rs (routes, when requests matter)
+//!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), in_clear.rs, rbac.rs, denials.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars), collector.rs (where they report to)
 //!  Telemetry   ─▶ tracing.rs, access_log.rs (parts of both listeners)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
@@ -15,8 +15,12 @@
 mod access_log;
 pub mod cluster;
 mod collector;
+mod denials;
 pub mod fallback;
+mod fault;
+mod in_clear;
 pub mod inbound;
+mod matching;
 mod message;
 pub mod names;
 pub mod outbound;
@@ -25,6 +29,7 @@ pub mod route;
 mod shares;
 mod tls;
 mod tracing;
+mod traffic_policy;
 pub mod translate;
 mod warm;
 

@@ -5,13 +5,18 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::{ServiceKey, SpiffeId};
+use crate::mesh::object::ConnectionSettings;
+use crate::mesh::{ServiceAccountKey, ServiceKey, SpiffeId};
 use crate::snapshot::ResourceName;
 
 /// The listener that an application's outgoing connections are redirected to.
 pub const OUTBOUND: &str = "outbound";
 /// The listener that a pod's incoming connections are redirected to, and the cluster that leads to the application.
 pub const INBOUND: &str = "inbound";
+/// The routes of what arrives outside the mesh's mTLS.
+pub const INBOUND_IN_CLEAR: &str = "inbound-in-clear";
+/// The cluster that leads to the control plane; it is in the bootstrap of every sidecar.
+pub const CONTROL_PLANE: &str = "xds";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
 /// The cluster of the collector of spans.
@@ -29,6 +34,19 @@ pub use crate::ca::{MESH_ROOT as SECRET_ROOT, WORKLOAD as SECRET_WORKLOAD};
 /// Carries the original destination from the connection to the choice of route and cluster; removed before the
 /// request leaves.
 pub const DESTINATION_HEADER: &str = "x-weft-dst";
+
+/// Carries the caller's ServiceAccount to the choice of route; removed before the request leaves.
+pub const SOURCE_HEADER: &str = "x-weft-src";
+
+/// The variable of a sidecar's environment that has the pod's ServiceAccount, `NAMESPACE/NAME`.
+pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
+
+/// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
+pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
+
+/// What a callee's sidecar adds to its 503 when no connection to the application came about: nobody has seen the
+/// request, so the caller's sidecar may ask another endpoint. Neither application gets to see it.
+pub const UNSERVED_HEADER: &str = "x-weft-unserved";
 
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
@@ -48,6 +66,11 @@ pub fn destination(address: SocketAddr) -> ResourceName {
     address.to_string().into()
 }
 
+/// A caller as [`SOURCE_HEADER`] names it: `shop/web`.
+pub fn source(account: &ServiceAccountKey) -> String {
+    account.to_string()
+}
+
 /// An address as it stands before the port in [`destination`]: `10.96.0.5`, `[fd00::5]`.
 pub fn host(ip: IpAddr) -> String {
     match ip {
@@ -64,12 +87,20 @@ pub fn split(address: SocketAddr, split: &str) -> ResourceName {
 
 /// The endpoints of a cluster whose pods prove these identities: `10.96.0.5:80@3f2a9c1e`. While a cluster with other
 /// identities warms, the one in use goes on with the endpoints that it believes: under one name it would be given
-/// those of the new one too early, and refuse to connect to them.
-pub fn endpoints(cluster: &ResourceName, identities: &BTreeSet<SpiffeId>) -> ResourceName {
+/// those of the new one too early, and refuse to connect to them. A cluster with other settings warms beside the one in
+/// use likewise.
+pub fn endpoints(
+    cluster: &ResourceName,
+    identities: &BTreeSet<SpiffeId>,
+    settings: &ConnectionSettings,
+) -> ResourceName {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     for identity in identities {
         hash.update(identity.to_string().as_bytes());
         hash.update(b"\n");
+    }
+    if *settings != ConnectionSettings::default() {
+        hash.update(format!("{settings:?}").as_bytes());
     }
     format!("{cluster}@{:08x}", hash.digest() as u32).into()
 }

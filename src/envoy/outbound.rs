@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::accesslog::v3::AccessLog as Logger;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
@@ -50,9 +49,11 @@ use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
 use super::access_log::{self, Side};
+use super::fault;
 use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
+    SOURCE_FORMAT, SOURCE_HEADER,
 };
 use super::tracing;
 use crate::policy::Telemetry;
@@ -102,7 +103,7 @@ pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, telemetry: &Telemetry) -> List
         filter_chains,
         default_filter_chain: Some(FilterChain {
             name: PASSTHROUGH.to_owned(),
-            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None, log_connections(telemetry))],
+            filters: vec![tcp_proxy(PASSTHROUGH, None, telemetry)],
             ..Default::default()
         }),
         ..Default::default()
@@ -133,26 +134,22 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
 }
 
-pub(super) fn tcp_proxy(
-    stat_prefix: &str,
-    cluster: &str,
-    on_demand: Option<TcpOnDemand>,
-    access_log: Vec<Logger>,
-) -> Filter {
-    let config = TcpProxy {
+/// A TCP proxy to `PASSTHROUGH`, unless filter state names another cluster.
+fn tcp_proxy(stat_prefix: &str, on_demand: Option<TcpOnDemand>, telemetry: &Telemetry) -> Filter {
+    let mut proxy = tcp_proxy_config(stat_prefix, PASSTHROUGH, on_demand);
+    proxy.access_log = access_log::of_connections(telemetry.access_log.as_ref(), Side::Outbound);
+    network_filter("envoy.filters.network.tcp_proxy", proxy)
+}
+
+pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> TcpProxy {
+    TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         on_demand,
-        access_log,
         // The application's own keep-alive and time-outs decide, as without a mesh.
         idle_timeout: duration(Duration::ZERO),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.tcp_proxy", config)
-}
-
-fn log_connections(telemetry: &Telemetry) -> Vec<Logger> {
-    access_log::of_connections(telemetry.access_log.as_ref(), Side::Outbound)
+    }
 }
 
 fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
@@ -169,6 +166,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Tel
     };
     let filters = vec![
         http_filter("envoy.filters.http.set_filter_state", state),
+        fault::filter(),
         http_filter("envoy.filters.http.on_demand", on_demand),
         router(),
     ];
@@ -176,13 +174,19 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Tel
         access_log: access_log::of_requests(telemetry.access_log.as_ref(), Side::Outbound),
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
-            HeaderMutation { mutations: vec![state_destination()] },
+            HeaderMutation {
+                mutations: vec![
+                    write_header(DESTINATION_HEADER, DESTINATION_FORMAT),
+                    write_header(SOURCE_HEADER, SOURCE_FORMAT),
+                ],
+            },
         )],
         // A proxy does not serve before it has its routes, however long that takes.
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads(Duration::ZERO)),
             route_config_name: OUTBOUND.to_owned(),
         })),
+        local_reply_config: Some(fault::name_the_fault()),
         ..connection_manager(OUTBOUND, filters)
     };
     if let Some(tracing) = &telemetry.tracing {
@@ -218,7 +222,7 @@ fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Tele
         filters: vec![
             network_filter("envoy.filters.network.set_filter_state", state),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
-            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand), log_connections(telemetry)),
+            tcp_proxy(OUTBOUND, Some(on_demand), telemetry),
         ],
         ..Default::default()
     }
@@ -232,10 +236,9 @@ fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
     }
 }
 
-/// `x-weft-dst` := the original destination, overwriting what a client sent.
-fn state_destination() -> Mutation {
-    let header =
-        HeaderValue { key: DESTINATION_HEADER.to_owned(), value: DESTINATION_FORMAT.to_owned(), ..Default::default() };
+/// The header := the value, overwriting what a client sent.
+fn write_header(header: &str, format: &str) -> Mutation {
+    let header = HeaderValue { key: header.to_owned(), value: format.to_owned(), ..Default::default() };
     Mutation {
         action: Some(header_mutation::Action::Append(HeaderValueOption {
             header: Some(header),

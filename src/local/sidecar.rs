@@ -8,6 +8,7 @@
 //!  root/root.pem  ─▶ ..data/root.pem
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,6 +28,7 @@ use super::node::NODE_IP;
 use super::playground::Machine;
 use super::pod::{Files, Pod, Process, Rights, Sandbox, blocking};
 use super::{ENVOY_EXE, PlaygroundError, Privilege, admin};
+use crate::envoy::names::SERVICE_ACCOUNT_VARIABLE;
 use crate::mesh::id::ProxyId;
 
 /// The directory, as the sidecar sees it.
@@ -169,10 +171,14 @@ impl Sidecar {
         let configuration = format!("{SEEN_AS}/bootstrap.yaml");
         // Network namespaces do not isolate the shared memory of hot restart.
         let argv = [ENVOY_EXE, "-c", &configuration, "--concurrency", "1", "--disable-hot-restart", "-l", level];
-        let spec = &self.pod.spec;
+        let drain_time = drain_time(&self.pod.spec.annotations).map(|seconds| seconds.to_string());
+        let drain_time = drain_time.iter().flat_map(|seconds| ["--drain-time-s", seconds]);
         Process {
-            argv: argv.map(str::to_owned).to_vec(),
-            env: vec![bootstrap::environment(&ProxyId(spec.key.clone()), &spec.workload)],
+            argv: argv.into_iter().chain(drain_time).map(str::to_owned).collect(),
+            env: vec![
+                (SERVICE_ACCOUNT_VARIABLE.to_owned(), self.pod.spec.account.to_string()),
+                bootstrap::environment(&ProxyId(self.pod.spec.key.clone()), &self.pod.spec.workload),
+            ],
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),
@@ -181,6 +187,12 @@ impl Sidecar {
             files: self.files.clone(),
         }
     }
+}
+
+/// How many seconds connections may stay on what has been replaced in a sidecar: a filter chain, a listener. Envoy's
+/// own time, 600, holds where the annotation says nothing that can be read.
+fn drain_time(annotations: &BTreeMap<String, String>) -> Option<u32> {
+    annotations.get("weft.dev/drain-seconds")?.parse().ok()
 }
 
 /// Waits until the control plane has written its root: an Envoy that starts without one complains and connects late.

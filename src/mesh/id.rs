@@ -221,6 +221,8 @@ pub enum Kind {
     TCPRoute,
     UDPRoute,
     TrafficTarget,
+    TrafficFault,
+    TrafficPolicy,
     MeshConfig,
 }
 

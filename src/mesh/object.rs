@@ -13,6 +13,16 @@ use super::telemetry::{AccessLog, Sampling, Tracing};
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
 pub use super::telemetry::{AccessLogMode, LogFormat};
+mod attachment;
+mod fault;
+mod traffic_policy;
+
+pub use attachment::Attachment;
+pub use fault::{Abort, Harm, Percentage, Requests, TrafficFault};
+pub use traffic_policy::{
+    Algorithm, ConnectionSettings, HashKey, OutlierDetection, RateLimit, RequestSettings, Retries, RetryBudget,
+    TrafficPolicy,
+};
 
 /// Labels of an object, or the pairs that a selector asks for.
 pub type Labels = BTreeMap<String, String>;
@@ -29,6 +39,8 @@ pub enum Object {
     HttpRouteGroup(HttpRouteGroup),
     TcpRoute(TcpRoute),
     TrafficTarget(TrafficTarget),
+    TrafficFault(TrafficFault),
+    TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(MeshConfig),
 }
 
@@ -49,6 +61,8 @@ impl Object {
             Self::HttpRouteGroup(o) => namespaced(Kind::HTTPRouteGroup, &o.namespace, &o.name),
             Self::TcpRoute(o) => namespaced(Kind::TCPRoute, &o.namespace, &o.name),
             Self::TrafficTarget(o) => namespaced(Kind::TrafficTarget, &o.namespace, &o.name),
+            Self::TrafficFault(o) => namespaced(Kind::TrafficFault, &o.namespace, &o.name),
+            Self::TrafficPolicy(o) => namespaced(Kind::TrafficPolicy, &o.namespace, &o.name),
             Self::MeshConfig(_) => ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() },
         }
     }
@@ -122,6 +136,17 @@ pub struct Pod {
     pub sampling: Option<Sampling>,
     /// The annotation `weft.dev/access-log`, which overrides the namespace's.
     pub access_log: Option<AccessLogMode>,
+    /// What it says of mTLS for itself, which is more specific than what its namespace and the mesh say.
+    pub mtls: PodMtls,
+}
+
+/// What a pod says of mTLS for itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PodMtls {
+    /// The annotation `weft.dev/mtls`: for every port that `ports` does not name.
+    pub mode: Option<MtlsMode>,
+    /// The annotation `weft.dev/mtls-ports`, by pod port.
+    pub ports: BTreeMap<u16, MtlsMode>,
 }
 
 /// One entry of `spec.containers[].ports`, protocol TCP.
@@ -273,6 +298,13 @@ pub struct HttpMatch {
     pub methods: BTreeSet<String>,
     /// `headers`: lower-case name, and a regex that the whole value must fit. Known to compile.
     pub headers: Vec<(String, String)>,
+}
+
+impl HttpMatch {
+    /// Fits every request.
+    pub fn any() -> Self {
+        Self { name: "".into(), path_regex: None, methods: BTreeSet::new(), headers: Vec::new() }
+    }
 }
 
 /// An SMI TCPRoute.

@@ -5,22 +5,27 @@
 //!   port; one with both means port *and* path.
 //! - No sources allow nobody. Targets add up; none of them takes away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
-use crate::mesh::object::{AuthorizationMode, HttpMatch, MtlsMode, Pod, Probe, Protocol, TargetRule, TrafficTarget};
+use crate::mesh::object::{
+    AuthorizationMode, HttpMatch, MtlsMode, Pod, Probe, Protocol, RateLimit, TargetRule, TrafficTarget,
+};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
 use super::telemetry::{self, Telemetry};
+use super::traffic_policy;
 
 /// What one pod accepts. Pods of a workload usually share it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InboundPlan {
     /// Only identities of this trust domain are believed.
     pub trust_domain: TrustDomain,
-    /// Whether connections outside the mesh's mTLS are served.
+    /// Whether connections outside the mesh's mTLS are served, on ports that `mtls_ports` does not name.
     pub mtls: MtlsMode,
+    /// The pod ports that have another mode than `mtls`.
+    pub mtls_ports: BTreeMap<u16, MtlsMode>,
     /// How far `allow` is enforced.
     pub authorization: AuthorizationMode,
     /// Probes that are answered in clear, whoever asks.
@@ -29,6 +34,17 @@ pub struct InboundPlan {
     pub allow: Vec<AllowPolicy>,
     /// What the sidecar tells of what it carries, in both directions.
     pub telemetry: Telemetry,
+    /// How much is taken by pod port: requests, or connections where it is TCP.
+    pub rates: BTreeMap<u16, (Traffic, RateLimit)>,
+}
+
+/// What a rate limit counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Traffic {
+    /// Requests.
+    Http,
+    /// Connections.
+    Tcp,
 }
 
 /// One thing that is allowed.
@@ -84,13 +100,23 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
             targets.filter_map(|target| allow_policy(world, pod, target, &mut diagnostics)).collect()
         }
     };
+    // What is said most specifically holds: of the port, the pod, the namespace, the mesh.
+    let mtls = pod.mtls.mode.or(namespace.and_then(|ns| ns.mtls)).unwrap_or(config.mtls);
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
-        mtls: namespace.and_then(|ns| ns.mtls).unwrap_or(config.mtls),
+        mtls,
+        mtls_ports: pod
+            .mtls
+            .ports
+            .iter()
+            .map(|(port, mode)| (*port, *mode))
+            .filter(|(_, mode)| *mode != mtls)
+            .collect(),
         authorization,
         probes: pod.probes.clone(),
         allow,
         telemetry: telemetry::of_pod(world, pod),
+        rates: rates(world, pod),
     };
     Some((plan, diagnostics))
 }
@@ -195,6 +221,26 @@ impl Ports {
             }
         }
     }
+}
+
+/// The rate limits of the policies of the pod's Services. Of several for one port the lowest counts.
+fn rates(world: &World, pod: &Pod) -> BTreeMap<u16, (Traffic, RateLimit)> {
+    let mut rates: BTreeMap<u16, (Traffic, RateLimit)> = BTreeMap::new();
+    for service in world.services_of_pod(pod) {
+        for port in &service.ports {
+            let policy = traffic_policy::of_port(world, &service.key, port.port);
+            let (Some(rate), Some(target)) = (policy.and_then(|p| p.rate), target_on(pod, &port.target)) else {
+                continue;
+            };
+            let traffic = if port.protocol == Protocol::Tcp { Traffic::Tcp } else { Traffic::Http };
+            let per_second = |rate: &RateLimit| f64::from(rate.tokens) / rate.per.as_secs_f64();
+            match rates.get(&target) {
+                Some((_, other)) if per_second(other) <= per_second(&rate) => {}
+                _ => drop(rates.insert(target, (traffic, rate))),
+            }
+        }
+    }
+    rates
 }
 
 /// The pod's ports that some Service declares to speak HTTP.

@@ -8,11 +8,15 @@
 //!
 //! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
 
+pub mod fault;
 pub mod inbound;
 pub mod outbound;
+mod overlap;
 pub mod telemetry;
+pub mod traffic_policy;
 pub mod upstream;
 
-pub use inbound::{Allow, AllowPolicy, InboundPlan};
+pub use fault::FaultPlan;
+pub use inbound::{Allow, AllowPolicy, InboundPlan, Traffic};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};
 pub use telemetry::Telemetry;

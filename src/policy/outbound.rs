@@ -11,7 +11,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::mesh::object::{HttpMatch, Pod, Protocol, Service, ServicePort, TargetPort, TrafficSplit};
+use super::fault::{self, FaultPlan};
+use super::traffic_policy;
+use crate::mesh::object::{
+    ConnectionSettings, HttpMatch, Pod, Protocol, RequestSettings, Service, ServicePort, TargetPort, TrafficSplit,
+};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
 
 /// How callers reach one Service.
@@ -38,6 +42,12 @@ pub struct PortPlan {
     pub backends: Vec<Backend>,
     /// Splits for some requests only, of which the first that fits takes a request; the others go to `backends`.
     pub routed: Vec<RoutedSplit>,
+    /// What goes wrong with requests on purpose; of those that fit one, the first counts.
+    pub faults: Vec<FaultPlan>,
+    /// How each request is treated.
+    pub requests: RequestSettings,
+    /// How connections and endpoints are.
+    pub connections: ConnectionSettings,
 }
 
 /// A Service that takes a share of the calls.
@@ -71,12 +81,21 @@ pub struct RoutedSplit {
     pub backends: Vec<Backend>,
 }
 
-/// The plan of a Service, or `None` if it does not exist.
+/// The plan of a Service, or `None` if it does not exist. Where something is attached to one that does not exist, there
+/// is a plan that only says so.
 pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
-    let service = world.service(key)?;
     let mut diagnostics = Vec::new();
+    let Some(service) = world.service(key) else {
+        diagnostics.extend(fault::without_target(world, key));
+        diagnostics.extend(traffic_policy::without_target(world, key));
+        let nothing = ServicePlan { key: key.clone(), ips: Vec::new(), ports: Vec::new(), diagnostics };
+        return (!nothing.diagnostics.is_empty()).then_some(nothing);
+    };
     let splits = splits_in_force(world, key, &mut diagnostics);
-    let ports = service.ports.iter().map(|port| port_plan(world, service, port, &splits, &mut diagnostics)).collect();
+    let faults = fault::faults(world, service, &mut diagnostics);
+    diagnostics.extend(traffic_policy::diagnostics(world, service));
+    let plan = |(port, faults)| PortPlan { faults, ..port_plan(world, service, port, &splits, &mut diagnostics) };
+    let ports = service.ports.iter().zip(faults).map(plan).collect();
     let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
     Some(ServicePlan { key: key.clone(), ips, ports, diagnostics })
 }
@@ -114,6 +133,7 @@ fn port_plan(
     splits: &Splits<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> PortPlan {
+    let policy = traffic_policy::of_port(world, &service.key, port.port);
     // A headless Service has no address of its own that calls could be split at.
     let backends = match splits.plain.filter(|_| !service.headless) {
         Some(split) => split_backends(world, port.port, split, diagnostics),
@@ -128,7 +148,15 @@ fn port_plan(
             routed.push(RoutedSplit { name: split.name.clone(), matches, backends });
         }
     }
-    PortPlan { port: port.port, protocol: port.protocol, backends, routed }
+    PortPlan {
+        port: port.port,
+        protocol: port.protocol,
+        backends,
+        routed,
+        faults: Vec::new(),
+        requests: policy.map(|policy| policy.requests.clone()).unwrap_or_default(),
+        connections: policy.map(|policy| policy.connections.clone()).unwrap_or_default(),
+    }
 }
 
 fn split_backends(world: &World, port: u16, split: &TrafficSplit, diagnostics: &mut Vec<Diagnostic>) -> Vec<Backend> {

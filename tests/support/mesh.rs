@@ -100,6 +100,7 @@ pub fn pod(number: usize, replica: usize) -> Pod {
         upstreams: BTreeSet::new(),
         sampling: None,
         access_log: None,
+        mtls: weft::mesh::object::PodMtls::default(),
     }
 }
 

@@ -4,8 +4,13 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
 mod access_log;
+mod audit;
 mod churn;
+mod fault;
+mod life;
 mod modes;
+mod mtls;
+mod policy;
 mod protocols;
 mod refusals;
 mod rootless;
@@ -13,11 +18,15 @@ mod smi;
 mod warm;
 mod xds;
 
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use weft_e2e::mesh::{Mesh, envoy, pinned_version, weft_beside_tests};
 use weft_e2e::scenario::Scenarios;
+use weft_e2e::until;
 
 /// The `weft` that was built with these tests.
 fn weft() -> PathBuf {
@@ -48,4 +57,31 @@ fn answer(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> 
     let field = |name: &str| answer[name].as_str().unwrap_or("?").to_owned();
     let security = if answer["headers"]["x-forwarded-client-cert"].is_string() { "mtls" } else { "plaintext" };
     Ok(format!("{} {} {security}", field("name"), field("protocol")))
+}
+
+/// Waits until the control plane says something with these words.
+fn told(mesh: &Mesh, words: &str) -> anyhow::Result<(bool, String)> {
+    let mut inspection = mesh.inspection()?;
+    let told = until(words, Duration::from_secs(10), || {
+        let all = inspection.diagnostics()?;
+        let text = all
+            .iter()
+            .map(|one| format!("{} {}/{} {} {}", one.kind, one.namespace, one.name, one.field, one.reason))
+            .collect::<Vec<_>>();
+        Ok(text.iter().find(|text| text.contains(words)).cloned().ok_or_else(|| text.join("; ")))
+    });
+    Ok(told.map_or_else(|error| (false, format!("{error:#}")), |text| (true, text)))
+}
+
+/// What a server that speaks first says to a caller that says nothing; `silence` when the connection is closed.
+fn greeting(mesh: &Mesh, caller: &str, host: &str, port: u16) -> anyhow::Result<String> {
+    let mut socket = mesh.dial(caller, SocketAddr::new(mesh.resolve(caller, host)?, port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut buffer = [0; 64];
+    match socket.read(&mut buffer) {
+        Ok(0) => Ok("silence".to_owned()),
+        Ok(read) => Ok(String::from_utf8_lossy(&buffer[..read]).trim_end().to_owned()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok("silence".to_owned()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::findings::Findings;
 use super::{Translated, service_ref};
 use crate::envoy::{cluster, names, route};
-use crate::mesh::object::HttpMatch;
+use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{ServiceKey, SpiffeId, TrustDomain, World};
 use crate::policy::{self, Backend, PortPlan, ServicePlan};
 use crate::snapshot::{Change, ResourceName, ResourceType};
@@ -35,6 +35,7 @@ struct Part<'a> {
     /// What its name in statistics ends with.
     suffix: String,
     backends: &'a [Backend],
+    settings: &'a ConnectionSettings,
 }
 
 impl Services {
@@ -80,13 +81,12 @@ impl Services {
                 None => self.published.remove(&address),
             };
             publish(address, before.as_deref(), after.as_deref(), trust_domain, out);
-            let routed = after.as_deref().and_then(|plan| port(plan, address)).map(|port| &port.routed[..]);
-            let splits = routed.unwrap_or_default().iter().map(|split| (split.name.clone(), split.matches.clone()));
-            self.route(address, splits.collect()) | routes_changed
+            let routes = after.as_deref().and_then(|plan| destination(port(plan, address)?, address));
+            self.route(address, routes) | routes_changed
         })
     }
 
-    /// The destinations whose requests are split by what they are.
+    /// The destinations whose requests are treated by what they are.
     pub(super) fn routes(&self) -> impl Iterator<Item = &route::Destination> {
         self.routes.values()
     }
@@ -97,13 +97,13 @@ impl Services {
         self.plans.get(key).filter(|_| *claimed == address)
     }
 
-    fn route(&mut self, address: SocketAddr, splits: Vec<(Arc<str>, Vec<HttpMatch>)>) -> bool {
-        if self.routes.get(&address).map_or(&[][..], |route| &route.splits) == splits {
+    fn route(&mut self, address: SocketAddr, routes: Option<route::Destination>) -> bool {
+        if self.routes.get(&address) == routes.as_ref() {
             return false;
         }
-        match splits.is_empty() {
-            true => drop(self.routes.remove(&address)),
-            false => drop(self.routes.insert(address, route::Destination { address, splits })),
+        match routes {
+            Some(routes) => drop(self.routes.insert(address, routes)),
+            None => drop(self.routes.remove(&address)),
         }
         true
     }
@@ -123,7 +123,7 @@ fn publish(
     for part in &new {
         let Some(service) = after.map(|plan| &plan.key) else { continue };
         let last = old.iter().find(|old| same_service && old.name == part.name);
-        if last.is_none_or(|last| last.identities != part.identities) {
+        if last.is_none_or(|last| (&last.identities, last.settings) != (&part.identities, part.settings)) {
             let message = cluster::service(
                 part.name.as_str(),
                 part.endpoints.as_str(),
@@ -131,6 +131,7 @@ fn publish(
                 names::sni(service, address.port()),
                 &part.identities,
                 trust_domain,
+                part.settings,
             );
             let origin = Some(service_ref(service));
             let resource = out.encode(ResourceType::Cluster, part.name.clone(), &message, origin);
@@ -153,6 +154,7 @@ fn publish(
 
 fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     let Some(port) = port(plan, address) else { return Vec::new() };
+    let part = |name, suffix, backends| part(name, suffix, backends, &port.connections);
     let own = part(names::destination(address), String::new(), &port.backends);
     let routed = port.routed.iter().map(|split| {
         let suffix = names::split_stat_suffix(&split.name);
@@ -161,11 +163,19 @@ fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     std::iter::once(own).chain(routed).collect()
 }
 
-fn part<'a>(name: ResourceName, suffix: String, backends: &'a [Backend]) -> Part<'a> {
+fn part<'a>(name: ResourceName, suffix: String, backends: &'a [Backend], settings: &'a ConnectionSettings) -> Part<'a> {
     let endpoints = backends.iter().flat_map(|backend| &backend.endpoints);
     let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
-    let endpoints = names::endpoints(&name, &identities);
-    Part { name, identities, endpoints, suffix, backends }
+    let endpoints = names::endpoints(&name, &identities, settings);
+    Part { name, identities, endpoints, suffix, backends, settings }
+}
+
+/// What its routes are made of, if its requests need any.
+fn destination(port: &PortPlan, address: SocketAddr) -> Option<route::Destination> {
+    let splits = port.routed.iter().map(|split| (split.name.clone(), split.matches.clone())).collect();
+    let destination =
+        route::Destination { address, splits, faults: port.faults.clone(), requests: port.requests.clone() };
+    destination.needs_routes().then_some(destination)
 }
 
 fn port(plan: &ServicePlan, address: SocketAddr) -> Option<&PortPlan> {

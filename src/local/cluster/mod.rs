@@ -26,6 +26,7 @@ mod endpoints;
 mod hash;
 mod object;
 mod pod;
+mod pre_stop;
 pub mod probe;
 mod rollout;
 pub mod service_proxy;
@@ -34,6 +35,7 @@ mod template;
 
 pub use controller::{Cluster, Config, Input, Output};
 pub use object::Object;
+pub use pre_stop::PreStop;
 pub use probe::{Check, ContainerProbes, Probe};
 
 /// What the machine side is to do with a pod.
@@ -74,6 +76,13 @@ pub enum PodEvent {
         pod: PodKey,
         /// All its containers are ready.
         ready: bool,
+    },
+    /// Whether its sidecar serves, from its start on. While it does not, the pod is not ready.
+    Sidecar {
+        /// Which pod.
+        pod: PodKey,
+        /// It does.
+        serves: bool,
     },
     /// Nothing of it is left, and its address may be given away.
     Gone {
@@ -120,6 +129,8 @@ pub struct ContainerToRun {
     pub env: Vec<(String, String)>,
     /// `workingDir`.
     pub workdir: Option<PathBuf>,
+    /// `lifecycle.preStop`.
+    pub pre_stop: Option<PreStop>,
 }
 
 /// A pod's resolver configuration.

@@ -7,7 +7,10 @@
 //!
 //! A Kubernetes API server would refuse much of what is an error here; a watched directory has none before it.
 
+mod attachment;
 mod config;
+mod fault;
+mod mtls;
 mod pod;
 mod protocol;
 mod re2;
@@ -16,6 +19,7 @@ mod smi;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod traffic_policy;
 
 use crate::mesh::Diagnostic;
 use crate::mesh::object::Object;
@@ -63,6 +67,10 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
             .of(versions::target::hub(target))
             .and_then(|target| smi::target(&target, &mut findings))
             .map(Object::TrafficTarget),
+        Manifest::TrafficFault(fault) => fault::fault(fault, &mut findings).map(Object::TrafficFault),
+        Manifest::TrafficPolicy(policy) => {
+            traffic_policy::policy(policy, &mut findings).map(Box::new).map(Object::TrafficPolicy)
+        }
         Manifest::MeshConfig(config) => config::mesh_config(config, &mut findings).map(Object::MeshConfig),
     };
     let name = |found: Vec<Diagnostic>| {

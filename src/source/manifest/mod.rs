@@ -4,8 +4,10 @@
 //! playground, which acts as the API server of its pods, makes them itself and writes them with [`Manifest::to_yaml`].
 
 pub mod config;
+pub mod fault;
 pub mod smi;
 pub mod telemetry;
+pub mod traffic_policy;
 
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -18,7 +20,9 @@ use serde_json::Value;
 
 use crate::mesh::{Kind, ObjectRef};
 use config::MeshConfig;
+use fault::TrafficFault;
 use smi::layer4::v1alpha4::UDPRoute;
+use traffic_policy::TrafficPolicy;
 
 pub use smi::{HTTPRouteGroup, TCPRoute, TrafficSplit, TrafficTarget};
 
@@ -37,6 +41,8 @@ pub enum Manifest {
     TCPRoute(TCPRoute),
     UDPRoute(Box<UDPRoute>),
     TrafficTarget(TrafficTarget),
+    TrafficFault(Box<TrafficFault>),
+    TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(Box<MeshConfig>),
 }
 
@@ -66,6 +72,8 @@ macro_rules! each {
             Manifest::TrafficTarget(TrafficTarget::V1alpha1($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha2($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha3($object)) => $body,
+            Manifest::TrafficFault($object) => $body,
+            Manifest::TrafficPolicy($object) => $body,
             Manifest::MeshConfig($object) => $body,
         }
     };
@@ -86,6 +94,8 @@ impl Manifest {
             Self::TCPRoute(_) => Kind::TCPRoute,
             Self::UDPRoute(_) => Kind::UDPRoute,
             Self::TrafficTarget(_) => Kind::TrafficTarget,
+            Self::TrafficFault(_) => Kind::TrafficFault,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
@@ -150,6 +160,8 @@ impl Manifest {
             Version::TrafficTargetV1alpha1 => Self::TrafficTarget(TrafficTarget::V1alpha1(typed(json)?)),
             Version::TrafficTargetV1alpha2 => Self::TrafficTarget(TrafficTarget::V1alpha2(typed(json)?)),
             Version::TrafficTargetV1alpha3 => Self::TrafficTarget(TrafficTarget::V1alpha3(typed(json)?)),
+            Version::TrafficFault => Self::TrafficFault(typed(json)?),
+            Version::TrafficPolicy => Self::TrafficPolicy(typed(json)?),
             Version::MeshConfig => Self::MeshConfig(typed(json)?),
         })
     }
@@ -201,11 +213,13 @@ pub(crate) enum Version {
     TrafficTargetV1alpha1,
     TrafficTargetV1alpha2,
     TrafficTargetV1alpha3,
+    TrafficFault,
+    TrafficPolicy,
     MeshConfig,
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 23] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 25] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
@@ -228,5 +242,7 @@ pub(crate) const VERSIONS: [(Kind, &str, Version); 23] = [
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha1", Version::TrafficTargetV1alpha1),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha2", Version::TrafficTargetV1alpha2),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha3", Version::TrafficTargetV1alpha3),
+    (Kind::TrafficFault, "weft.dev/v1alpha1", Version::TrafficFault),
+    (Kind::TrafficPolicy, "weft.dev/v1alpha1", Version::TrafficPolicy),
     (Kind::MeshConfig, "weft.dev/v1alpha1", Version::MeshConfig),
 ];
