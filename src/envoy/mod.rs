@@ -3,7 +3,8 @@
 //! ```text
 //!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs, traffic_policy.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), in_clear.rs, rbac.rs, denials.rs
-//!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
+//!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars), collector.rs (where they report to)
+//!  Telemetry   ─▶ tracing.rs, access_log.rs (parts of both listeners)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
 //! ```
 //!
@@ -11,7 +12,9 @@
 //! listener derives that name from the original destination of a connection, and Envoy asks for the cluster if it does
 //! not have it. So a sidecar's size follows what its workload calls, not the size of the mesh.
 
+mod access_log;
 pub mod cluster;
+mod collector;
 mod denials;
 pub mod fallback;
 mod fault;
@@ -25,6 +28,7 @@ mod rbac;
 pub mod route;
 mod shares;
 mod tls;
+mod tracing;
 mod traffic_policy;
 pub mod translate;
 mod warm;

@@ -19,6 +19,10 @@ pub const INBOUND_IN_CLEAR: &str = "inbound-in-clear";
 pub const CONTROL_PLANE: &str = "xds";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
+/// The cluster of the collector of spans.
+pub const TRACING: &str = "tracing";
+/// The cluster of the collector of access logs.
+pub const ACCESS_LOG: &str = "access-log";
 
 /// The port of [`OUTBOUND`].
 pub const OUTBOUND_PORT: u16 = 15001;

@@ -7,7 +7,8 @@
 //!     elsewhere                   ─▶ passthrough
 //! ```
 //!
-//! It depends on the mesh's ranges and on the declared TCP ports, and on nothing else.
+//! It depends on the mesh's ranges, on the declared TCP ports, and on what the sidecar is to tell of its traffic, and on
+//! nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -47,12 +48,15 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
+use super::access_log::{self, Side};
 use super::fault;
 use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
     SOURCE_FORMAT, SOURCE_HEADER,
 };
+use super::tracing;
+use crate::policy::Telemetry;
 
 /// How long a first call waits for its destination before it fails.
 pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,8 +74,10 @@ pub struct TcpPorts {
 }
 
 /// The listener for a mesh of these ranges.
-pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
+pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, telemetry: &Telemetry) -> Listener {
     let mut filter_chains: Vec<FilterChain> = Vec::new();
+    let http_chain = |name, ranges: &[IpNet], port| http_chain(name, ranges, port, telemetry);
+    let tcp_chain = |name, ranges: &[IpNet], port| tcp_chain(name, ranges, port, telemetry);
     for (port, addresses) in &tcp.at {
         // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
         let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
@@ -97,7 +103,7 @@ pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
         filter_chains,
         default_filter_chain: Some(FilterChain {
             name: PASSTHROUGH.to_owned(),
-            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None)],
+            filters: vec![tcp_proxy(PASSTHROUGH, None, telemetry)],
             ..Default::default()
         }),
         ..Default::default()
@@ -128,8 +134,11 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
 }
 
-pub(super) fn tcp_proxy(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> Filter {
-    network_filter("envoy.filters.network.tcp_proxy", tcp_proxy_config(stat_prefix, cluster, on_demand))
+/// A TCP proxy to `PASSTHROUGH`, unless filter state names another cluster.
+fn tcp_proxy(stat_prefix: &str, on_demand: Option<TcpOnDemand>, telemetry: &Telemetry) -> Filter {
+    let mut proxy = tcp_proxy_config(stat_prefix, PASSTHROUGH, on_demand);
+    proxy.access_log = access_log::of_connections(telemetry.access_log.as_ref(), Side::Outbound);
+    network_filter("envoy.filters.network.tcp_proxy", proxy)
 }
 
 pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> TcpProxy {
@@ -143,7 +152,7 @@ pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Opti
     }
 }
 
-fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
     let state = HttpFilterState {
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
@@ -161,7 +170,8 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         http_filter("envoy.filters.http.on_demand", on_demand),
         router(),
     ];
-    let manager = HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
+        access_log: access_log::of_requests(telemetry.access_log.as_ref(), Side::Outbound),
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
             HeaderMutation {
@@ -179,6 +189,9 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         local_reply_config: Some(fault::name_the_fault()),
         ..connection_manager(OUTBOUND, filters)
     };
+    if let Some(tracing) = &telemetry.tracing {
+        tracing::trace(&mut manager, tracing);
+    }
     FilterChain {
         name,
         filter_chain_match: Some(FilterChainMatch {
@@ -190,7 +203,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
     }
 }
 
-fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
     let state = NetworkFilterState {
         on_new_connection: vec![
             filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT),
@@ -209,7 +222,7 @@ fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
         filters: vec![
             network_filter("envoy.filters.network.set_filter_state", state),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
-            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand)),
+            tcp_proxy(OUTBOUND, Some(on_demand), telemetry),
         ],
         ..Default::default()
     }

@@ -77,6 +77,8 @@ pub(crate) fn pod(key: &str, ip: &str) -> Pod {
         host_network: false,
         terminating: false,
         upstreams: BTreeSet::new(),
+        sampling: None,
+        access_log: None,
         mtls: PodMtls::default(),
     }
 }
@@ -192,7 +194,14 @@ pub(crate) fn slice(key: &str, service: &str, ports: &[(u16, u16)], pods: &[&Pod
 }
 
 pub(crate) fn namespace(name: &str) -> NamespaceObject {
-    NamespaceObject { name: Namespace::from(name), inject: true, mtls: None, authorization: None }
+    NamespaceObject {
+        name: Namespace::from(name),
+        inject: true,
+        mtls: None,
+        authorization: None,
+        sampling: None,
+        access_log: None,
+    }
 }
 
 pub(crate) fn enforcing() -> Object {

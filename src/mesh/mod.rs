@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub(crate) mod fixture;
 pub mod id;
 pub mod object;
+pub mod telemetry;
 pub mod upstream;
 pub mod world;
 

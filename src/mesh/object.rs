@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::telemetry::{AccessLog, Sampling, Tracing};
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
+pub use super::telemetry::{AccessLogMode, LogFormat};
 mod attachment;
 mod fault;
 mod traffic_policy;
@@ -77,6 +79,10 @@ pub struct NamespaceObject {
     pub mtls: Option<MtlsMode>,
     /// The annotation `weft.dev/authorization`, which overrides `MeshConfig.spec.authorization.mode`.
     pub authorization: Option<AuthorizationMode>,
+    /// The annotation `weft.dev/trace-sampling`, which overrides `MeshConfig.spec.tracing.sampling`.
+    pub sampling: Option<Sampling>,
+    /// The annotation `weft.dev/access-log`, which overrides `MeshConfig.spec.accessLog.mode`.
+    pub access_log: Option<AccessLogMode>,
 }
 
 /// What an inbound listener does with a connection that is not the mesh's mTLS.
@@ -126,6 +132,10 @@ pub struct Pod {
     pub terminating: bool,
     /// What the annotation `weft.dev/upstreams` names, which is warm from the start.
     pub upstreams: BTreeSet<Upstream>,
+    /// The annotation `weft.dev/trace-sampling`, which overrides the namespace's.
+    pub sampling: Option<Sampling>,
+    /// The annotation `weft.dev/access-log`, which overrides the namespace's.
+    pub access_log: Option<AccessLogMode>,
     /// What it says of mTLS for itself, which is more specific than what its namespace and the mesh say.
     pub mtls: PodMtls,
 }
@@ -347,6 +357,10 @@ pub struct MeshConfig {
     pub discovery: DiscoveryMode,
     /// `spec.network.ranges`: the pod and Service ranges; destinations outside them pass through.
     pub ranges: Vec<IpNet>,
+    /// `spec.tracing`; nothing is traced before a provider is named.
+    pub tracing: Option<Tracing>,
+    /// `spec.accessLog`.
+    pub access_log: AccessLog,
 }
 
 /// How a sidecar comes to know a destination.
@@ -370,6 +384,8 @@ impl Default for MeshConfig {
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12)),
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16)),
             ],
+            tracing: None,
+            access_log: AccessLog::default(),
         }
     }
 }

@@ -144,7 +144,9 @@ impl World {
     }
 
     fn set_namespace(&mut self, name: Namespace, new: Option<NamespaceObject>, dirty: &mut Dirty) {
-        let modes = |object: Option<&NamespaceObject>| object.map_or((None, None), |ns| (ns.mtls, ns.authorization));
+        let modes = |object: Option<&NamespaceObject>| {
+            object.map(|ns| (ns.mtls, ns.authorization, ns.sampling, ns.access_log)).unwrap_or_default()
+        };
         let after = modes(new.as_ref());
         let Some(before) = replace(&mut self.namespaces, name.clone(), new) else { return };
         if modes(before.as_ref()) != after {
@@ -469,7 +471,7 @@ fn named_by(slice: Option<&EndpointSlice>) -> BTreeSet<(PodKey, ServiceKey)> {
     endpoints.filter_map(|(slice, endpoint)| Some((endpoint.pod.clone()?, slice.service.clone()))).collect()
 }
 
-/// Whether the callers of a pod see no difference. Probes and upstreams are the pod's own affair.
+/// Whether the callers of a pod see no difference. Probes, upstreams and telemetry are the pod's own affair.
 fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
     let Pod {
         key: _,
@@ -483,6 +485,8 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         host_network,
         terminating,
         upstreams: _,
+        sampling: _,
+        access_log: _,
         mtls: _,
     } = old;
     (ips, labels, account, meshed, ports, host_network, terminating)

@@ -14,6 +14,7 @@ use crate::mesh::object::{
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
+use super::telemetry::{self, Telemetry};
 use super::traffic_policy;
 
 /// What one pod accepts. Pods of a workload usually share it.
@@ -31,6 +32,8 @@ pub struct InboundPlan {
     pub probes: BTreeSet<Probe>,
     /// What is allowed; everything else is not. Empty unless `authorization` asks for it.
     pub allow: Vec<AllowPolicy>,
+    /// What the sidecar tells of what it carries, in both directions.
+    pub telemetry: Telemetry,
     /// How much is taken by pod port: requests, or connections where it is TCP.
     pub rates: BTreeMap<u16, (Traffic, RateLimit)>,
 }
@@ -112,6 +115,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
         authorization,
         probes: pod.probes.clone(),
         allow,
+        telemetry: telemetry::of_pod(world, pod),
         rates: rates(world, pod),
     };
     Some((plan, diagnostics))

@@ -3,6 +3,7 @@
 //! ```text
 //!  World ──outbound::service──▶ ServicePlan   how callers reach a Service
 //!        ──inbound::pod───────▶ InboundPlan   what a pod accepts
+//!        ──telemetry::of_pod─▶ Telemetry     what its sidecar tells of both
 //! ```
 //!
 //! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
@@ -11,9 +12,11 @@ pub mod fault;
 pub mod inbound;
 pub mod outbound;
 mod overlap;
+pub mod telemetry;
 pub mod traffic_policy;
 pub mod upstream;
 
 pub use fault::FaultPlan;
 pub use inbound::{Allow, AllowPolicy, InboundPlan, Traffic};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};
+pub use telemetry::Telemetry;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod access_log;
 mod audit;
 mod churn;
 mod fault;

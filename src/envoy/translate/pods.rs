@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Translated;
 use super::findings::Findings;
+use super::outbound::Outbound;
 use crate::envoy::fallback::PodAddress;
 use crate::envoy::warm::{self, Warm};
 use crate::envoy::{in_clear, inbound, names};
@@ -23,6 +24,8 @@ pub(super) struct Pods {
     inbound: HashMap<Arc<InboundPlan>, Inbound>,
     addresses: imbl::OrdMap<IpAddr, PodAddress>,
     warm: Warm,
+    /// The clusters of collectors, which each proxy has for itself.
+    collectors: Arc<[Arc<Resource>]>,
 }
 
 #[derive(Debug)]
@@ -38,6 +41,9 @@ struct Proxy {
     plan: Arc<InboundPlan>,
     /// What it was given when it was new.
     warm: warm::Names,
+    /// The outbound listener that it has for itself.
+    outbound: Option<Arc<Resource>>,
+    collectors: Arc<[Arc<Resource>]>,
     view: Arc<View>,
 }
 
@@ -52,6 +58,13 @@ impl Pods {
     /// What the workloads are known to call.
     pub(super) fn learned(&mut self, sets: WarmSets) {
         self.warm.learned = sets;
+    }
+
+    /// The clusters of the collectors that there are; the pods hear of them when they are updated.
+    pub(super) fn collectors(&mut self, clusters: Vec<Arc<Resource>>) {
+        if *self.collectors != clusters[..] {
+            self.collectors = clusters.into();
+        }
     }
 
     /// Whether the pods that come now were there before the control plane.
@@ -69,6 +82,7 @@ impl Pods {
         &mut self,
         world: &World,
         key: &PodKey,
+        outbound: &mut Outbound,
         findings: &mut Findings,
         out: &mut Translated,
     ) -> bool {
@@ -83,9 +97,12 @@ impl Pods {
         };
         let pod = world.pod(key);
         let plan = pod.and_then(|pod| Some((pod, policy::inbound::pod(world, key)?)));
+        let telemetry_before = proxy_before.as_ref().map(|proxy| &proxy.plan.telemetry);
+        let telemetry = plan.as_ref().map(|(_, (plan, _))| &plan.telemetry);
+        let outbound = outbound.of_pod(key, telemetry_before, telemetry, out);
         let (proxy, diagnostics) = match plan {
             Some((pod, (plan, diagnostics))) => {
-                (Some(self.proxy(world, pod, plan, proxy_before.as_ref(), out)), diagnostics)
+                (Some(self.proxy(world, pod, plan, outbound, proxy_before.as_ref(), out)), diagnostics)
             }
             None => (None, Vec::new()),
         };
@@ -127,6 +144,7 @@ impl Pods {
         world: &World,
         pod: &object::Pod,
         plan: InboundPlan,
+        outbound: Option<Arc<Resource>>,
         before: Option<&Proxy>,
         out: &mut Translated,
     ) -> Proxy {
@@ -137,15 +155,20 @@ impl Pods {
         if let Some(before) = before
             && Arc::ptr_eq(&before.plan, &plan)
             && before.view.pushed == pushed
+            && before.outbound == outbound
+            && Arc::ptr_eq(&before.collectors, &self.collectors)
         {
-            return Proxy { plan, warm, view: before.view.clone() };
+            return Proxy { plan, warm, outbound, collectors: before.collectors.clone(), view: before.view.clone() };
         }
         let origin =
             ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
         let own = resources.map(|resource| Arc::new(Resource { origin: Some(origin.clone()), ..resource }));
-        let view = Arc::new(View { own: own.into(), pushed });
+        let view = Arc::new(View {
+            own: own.into_iter().chain(outbound.clone()).chain(self.collectors.iter().cloned()).collect(),
+            pushed,
+        });
         out.changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Proxy { plan, warm, view }
+        Proxy { plan, warm, outbound, collectors: self.collectors.clone(), view }
     }
 
     /// The one copy of an equal plan, and what has been made of it.

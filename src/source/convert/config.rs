@@ -7,7 +7,7 @@ use crate::mesh::TrustDomain;
 use crate::mesh::object::{self, NamespaceObject};
 use crate::source::manifest::config::{AuthorizationMode, MeshConfig, MtlsMode};
 
-use super::Findings;
+use super::{Findings, telemetry};
 
 /// A Namespace's label and annotations. One that cannot be read is left out: the mesh's own setting holds.
 pub(super) fn namespace(namespace: &Namespace, findings: &mut Findings) -> Option<NamespaceObject> {
@@ -32,6 +32,8 @@ pub(super) fn namespace(namespace: &Namespace, findings: &mut Findings) -> Optio
         inject: label.is_some_and(|value| value == "enabled"),
         mtls: mtls.map(Into::into),
         authorization: authorization.map(Into::into),
+        sampling: telemetry::sampling(metadata, findings),
+        access_log: telemetry::access_log_mode(metadata, findings),
     })
 }
 
@@ -79,6 +81,8 @@ pub(super) fn mesh_config(config: &MeshConfig, findings: &mut Findings) -> Optio
         authorization: spec.authorization.as_ref().and_then(|a| a.mode).map(Into::into).unwrap_or_default(),
         discovery: spec.discovery.as_ref().and_then(|d| d.mode).map(Into::into).unwrap_or_default(),
         ranges,
+        tracing: spec.tracing.as_ref().and_then(|tracing| telemetry::tracing(tracing, findings)),
+        access_log: spec.access_log.as_ref().map(|log| telemetry::access_log(log, findings)).unwrap_or_default(),
     })
 }
 

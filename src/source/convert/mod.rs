@@ -16,6 +16,7 @@ mod protocol;
 mod re2;
 mod service;
 mod smi;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod traffic_policy;

@@ -26,6 +26,12 @@ pub struct MeshConfigSpec {
     /// The mesh's addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<super::telemetry::Tracing>,
+    /// Access logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<super::telemetry::AccessLog>,
 }
 
 /// Mutual TLS.
@@ -93,6 +99,7 @@ macro_rules! mode {
         }
     };
 }
+pub(super) use mode;
 
 mode!(
     /// What an inbound listener does with a connection that is not the mesh's mTLS.

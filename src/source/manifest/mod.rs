@@ -6,6 +6,7 @@
 pub mod config;
 pub mod fault;
 pub mod smi;
+pub mod telemetry;
 pub mod traffic_policy;
 
 use k8s_openapi::Resource as _;
