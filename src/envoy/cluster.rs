@@ -13,8 +13,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
-    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, Locality,
-    Metadata,
+    BindConfig, HttpProtocolOptions as CommonHttpOptions, Locality, Metadata,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
@@ -25,6 +24,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::util::pack_any;
 
+use super::http;
 use super::message::{address, ads, duration, socket_address, uint32};
 use super::names::{INBOUND, PASSTHROUGH};
 use super::tls;
@@ -160,12 +160,15 @@ pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
 fn common(idle_timeout: Option<Duration>) -> Cluster {
     // The mesh keeps what the application speaks: HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2.
     let http = HttpProtocolOptions {
-        common_http_protocol_options: idle_timeout
-            .map(|idle| CommonHttpOptions { idle_timeout: duration(idle), ..Default::default() }),
+        common_http_protocol_options: Some(CommonHttpOptions {
+            idle_timeout: idle_timeout.and_then(duration),
+            max_response_headers_kb: uint32(http::MAX_HEADERS_KB),
+            ..http::common()
+        }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
             UseDownstreamHttpConfig {
-                http_protocol_options: Some(Http1ProtocolOptions::default()),
-                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                http_protocol_options: Some(http::http1()),
+                http2_protocol_options: Some(http::http2()),
                 ..Default::default()
             },
         )),

@@ -13,6 +13,7 @@
 
 pub mod cluster;
 pub mod fallback;
+mod http;
 pub mod inbound;
 mod message;
 pub mod names;

@@ -17,7 +17,8 @@ use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, HeaderValue, HeaderValueOption, SubstitutionFormatString, TrafficDirection, data_source,
+    DataSource, HeaderValue, HeaderValueOption, Http1ProtocolOptions, SubstitutionFormatString, TrafficDirection,
+    data_source,
 };
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -47,6 +48,7 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
+use super::http;
 use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
@@ -112,10 +114,16 @@ pub(super) fn connection_manager(stat_prefix: &str, http_filters: Vec<HttpFilter
         preserve_external_request_id: true,
         // Streams of gRPC and WebSocket may be quiet for as long as they like.
         stream_idle_timeout: duration(Duration::ZERO),
-        http_protocol_options: Some(envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions {
+        http_protocol_options: Some(Http1ProtocolOptions {
             accept_http_10: true,
-            ..Default::default()
+            default_host_for_http_10: http::UNKNOWN_HOST.to_owned(),
+            ..http::http1()
         }),
+        http2_protocol_options: Some(http::http2()),
+        common_http_protocol_options: Some(http::common()),
+        max_request_headers_kb: uint32(http::MAX_HEADERS_KB),
+        // The application says whether it wants the body.
+        proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
         ..Default::default()
     }

@@ -135,6 +135,7 @@ fn object(manifest: &Manifest) -> Option<Object> {
     Some(match manifest {
         Manifest::Namespace(o) => Object::Namespace(o.clone()),
         Manifest::Deployment(o) => Object::Deployment(o.clone()),
+        Manifest::StatefulSet(o) => Object::StatefulSet(o.clone()),
         Manifest::Pod(o) => Object::Pod(o.clone()),
         Manifest::Service(o) => Object::Service(o.clone()),
         Manifest::EndpointSlice(o) => Object::EndpointSlice(o.clone()),

@@ -214,6 +214,7 @@ pub enum Kind {
     ServiceAccount,
     Pod,
     Deployment,
+    StatefulSet,
     Service,
     EndpointSlice,
     TrafficSplit,

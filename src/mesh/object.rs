@@ -186,6 +186,29 @@ pub enum Protocol {
     Detect,
 }
 
+impl Protocol {
+    /// Ports of protocols in which the server speaks first: waiting for the client's first bytes would wait for ever.
+    ///
+    /// PostgreSQL (5432), MongoDB (27017), Redis (6379) and AMQP (5672) are not here: their clients speak first.
+    pub const SERVER_FIRST: [u16; 15] = [
+        21,    // FTP
+        22,    // SSH
+        23,    // Telnet
+        25,    // SMTP
+        110,   // POP3
+        119,   // NNTP
+        143,   // IMAP
+        587,   // SMTP submission
+        873,   // rsync
+        2525,  // SMTP, by convention
+        3306,  // MySQL
+        4222,  // NATS: the server begins with INFO
+        5900,  // VNC
+        6600,  // MPD
+        33060, // MySQL X, which begins with a notice
+    ];
+}
+
 /// An EndpointSlice of a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EndpointSlice {

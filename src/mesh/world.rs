@@ -126,7 +126,7 @@ impl World {
             Kind::HTTPRouteGroup => self.set_route_group((namespace, name), None, dirty),
             Kind::TCPRoute => self.set_tcp_route((namespace, name), None, dirty),
             Kind::TrafficTarget => self.set_target((namespace, name), None, dirty),
-            Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment => {}
+            Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment | Kind::StatefulSet => {}
         }
     }
 

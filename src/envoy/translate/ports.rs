@@ -11,10 +11,18 @@ use crate::mesh::{Diagnostic, ServiceKey};
 use crate::policy::ServicePlan;
 
 /// What Services declare of each port number, and what the outbound listener has to know of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ports {
     declared: BTreeMap<u16, Declared>,
     tcp: TcpPorts,
+}
+
+impl Default for Ports {
+    /// What no Service declares may be a server outside the mesh that speaks first.
+    fn default() -> Self {
+        let everywhere = Protocol::SERVER_FIRST.into();
+        Self { declared: BTreeMap::new(), tcp: TcpPorts { everywhere, ..TcpPorts::default() } }
+    }
 }
 
 /// The Services that declare one port number.
@@ -85,7 +93,8 @@ impl Ports {
         findings.drop((was_inspected && was_tcp).then(|| surprise(key, number)));
         findings.add((is_inspected && is_tcp).then(|| surprise(key, number)));
 
-        let everywhere = !declared.tcp.is_empty() && declared.parsed.is_empty();
+        let is_usual = Protocol::SERVER_FIRST.contains(&number);
+        let everywhere = declared.parsed.is_empty() && (is_usual || !declared.tcp.is_empty());
         let at = is_inspected.then(|| declared.tcp.values().flatten().copied().collect::<BTreeSet<IpAddr>>());
         if declared.tcp.is_empty() && declared.parsed.is_empty() {
             self.declared.remove(&number);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,10 +18,11 @@ use serde::Serialize;
 use super::addresses::{PodAddresses, ServiceAddresses};
 use super::dns::Zone;
 use super::pod::LivePod;
-use super::{Object, PodAction, PodEvent, endpoints, hash, object, service_proxy};
+use super::{Object, PodAction, PodEvent, endpoints, hash, object, outside, service_proxy};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ServiceKey, WorkloadKey};
 
 mod pods;
+mod stateful;
 #[cfg(test)]
 mod tests;
 
@@ -77,6 +78,7 @@ pub struct Cluster {
     // What the user's directory says.
     namespaces: BTreeMap<String, Namespace>,
     deployments: BTreeMap<WorkloadKey, Deployment>,
+    stateful_sets: BTreeMap<WorkloadKey, StatefulSet>,
     declared_pods: BTreeMap<PodKey, Pod>,
     services: BTreeMap<ServiceKey, Service>,
     manual_slices: BTreeMap<ObjectRef, EndpointSlice>,
@@ -87,9 +89,11 @@ pub struct Cluster {
     named: BTreeMap<(WorkloadKey, String), u64>,
     controlled_slices: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     pod_addresses: PodAddresses,
+    outside_addresses: PodAddresses,
     service_addresses: ServiceAddresses,
     // What must be looked at again.
     dirty_deployments: BTreeSet<WorkloadKey>,
+    dirty_stateful_sets: BTreeSet<WorkloadKey>,
     dirty_pods: BTreeSet<PodKey>,
     dirty_services: BTreeSet<ServiceKey>,
     network_dirty: bool,
@@ -111,6 +115,7 @@ impl Cluster {
             now: Timestamp::UNIX_EPOCH,
             namespaces: BTreeMap::new(),
             deployments: BTreeMap::new(),
+            stateful_sets: BTreeMap::new(),
             declared_pods: BTreeMap::new(),
             services: BTreeMap::new(),
             manual_slices: BTreeMap::new(),
@@ -119,8 +124,10 @@ impl Cluster {
             named: BTreeMap::new(),
             controlled_slices: BTreeMap::new(),
             pod_addresses: PodAddresses::default(),
+            outside_addresses: PodAddresses::outside(),
             service_addresses: ServiceAddresses::default(),
             dirty_deployments: BTreeSet::new(),
+            dirty_stateful_sets: BTreeSet::new(),
             dirty_pods: BTreeSet::new(),
             dirty_services: BTreeSet::new(),
             network_dirty: true,
@@ -187,6 +194,12 @@ impl Cluster {
                 self.deployments.insert(key.clone(), *deployment);
                 self.dirty_deployments.insert(key);
             }
+            Object::StatefulSet(set) => {
+                self.stage(&reference, &*set);
+                let key = WorkloadKey::new(object::namespace(&set.metadata), &*reference.name);
+                self.stateful_sets.insert(key.clone(), *set);
+                self.dirty_stateful_sets.insert(key);
+            }
             Object::Pod(pod) => {
                 let key = PodKey::new(object::namespace(&pod.metadata), &*reference.name);
                 self.declared_pods.insert(key.clone(), *pod);
@@ -233,6 +246,12 @@ impl Cluster {
                 self.dirty_deployments.insert(key);
                 self.staged.insert(reference.clone(), None);
             }
+            Kind::StatefulSet => {
+                let key = WorkloadKey::new(namespace, &*reference.name);
+                self.stateful_sets.remove(&key);
+                self.dirty_stateful_sets.insert(key);
+                self.staged.insert(reference.clone(), None);
+            }
             Kind::Pod => {
                 let key = PodKey::new(namespace, &*reference.name);
                 self.declared_pods.remove(&key);
@@ -274,6 +293,8 @@ impl Cluster {
     fn namespace_changed(&mut self, name: &str) {
         let deployments = self.deployments.keys().filter(|key| key.namespace.as_str() == name);
         self.dirty_deployments.extend(deployments.cloned());
+        let sets = self.stateful_sets.keys().filter(|key| key.namespace.as_str() == name);
+        self.dirty_stateful_sets.extend(sets.cloned());
         let pods = self.declared_pods.keys().filter(|key| key.namespace.as_str() == name);
         self.dirty_pods.extend(pods.cloned());
     }
@@ -372,7 +393,10 @@ impl Cluster {
                 self.ruleset = ruleset;
             }
             let pods = self.pods.values().map(|pod| (pod.key().namespace.as_str(), pod.run.ip));
-            let zone = Zone::new(self.services.values(), slices(), pods);
+            let hosts = self.pods.values().flat_map(|pod| {
+                outside::hosts(pod.object.metadata.annotations.as_ref()).map(|host| (host, pod.run.ip))
+            });
+            let zone = Zone::new(self.services.values(), slices(), pods, hosts);
             if zone != *self.zone {
                 self.zone = Arc::new(zone);
                 outputs.push(Output::Zone(self.zone.clone()));

@@ -25,6 +25,7 @@ pub mod driver;
 mod endpoints;
 mod hash;
 mod object;
+mod outside;
 mod pod;
 pub mod probe;
 mod rollout;

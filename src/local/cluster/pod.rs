@@ -34,6 +34,8 @@ pub(super) enum Phase {
 pub(super) enum Origin {
     /// A Deployment, with the hash of its template.
     Deployment(WorkloadKey, String),
+    /// A StatefulSet, with the hash of its template.
+    StatefulSet(WorkloadKey, String),
     /// The user, with the hash of what makes the pod run.
     Declared(String),
 }

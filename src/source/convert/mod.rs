@@ -38,7 +38,7 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
     let mut findings = Findings::default();
     let object = match manifest {
         Manifest::Namespace(namespace) => config::namespace(namespace, &mut findings).map(Object::Namespace),
-        Manifest::ServiceAccount(_) | Manifest::Deployment(_) => None,
+        Manifest::ServiceAccount(_) | Manifest::Deployment(_) | Manifest::StatefulSet(_) => None,
         Manifest::Pod(pod) => pod::pod(pod, &mut findings).map(Object::Pod),
         Manifest::Service(service) => service::service(service, &mut findings).map(Object::Service),
         Manifest::EndpointSlice(slice) => service::endpoint_slice(slice, &mut findings).map(Object::EndpointSlice),

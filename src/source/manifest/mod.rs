@@ -7,7 +7,7 @@ pub mod config;
 pub mod smi;
 
 use k8s_openapi::Resource as _;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -26,6 +26,7 @@ pub enum Manifest {
     ServiceAccount(Box<ServiceAccount>),
     Pod(Box<Pod>),
     Deployment(Box<Deployment>),
+    StatefulSet(Box<StatefulSet>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     TrafficSplit(TrafficSplit),
@@ -75,6 +76,7 @@ macro_rules! each {
             Manifest::ServiceAccount($object) => $body,
             Manifest::Pod($object) => $body,
             Manifest::Deployment($object) => $body,
+            Manifest::StatefulSet($object) => $body,
             Manifest::Service($object) => $body,
             Manifest::EndpointSlice($object) => $body,
             Manifest::TrafficSplit(TrafficSplit::V1alpha2($object)) => $body,
@@ -98,6 +100,7 @@ impl Manifest {
             Self::ServiceAccount(_) => Kind::ServiceAccount,
             Self::Pod(_) => Kind::Pod,
             Self::Deployment(_) => Kind::Deployment,
+            Self::StatefulSet(_) => Kind::StatefulSet,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::TrafficSplit(_) => Kind::TrafficSplit,
@@ -150,6 +153,7 @@ impl Manifest {
             Version::ServiceAccount => Self::ServiceAccount(typed(json)?),
             Version::Pod => Self::Pod(typed(json)?),
             Version::Deployment => Self::Deployment(typed(json)?),
+            Version::StatefulSet => Self::StatefulSet(typed(json)?),
             Version::Service => Self::Service(typed(json)?),
             Version::EndpointSlice => Self::EndpointSlice(typed(json)?),
             Version::TrafficSplitV1alpha2 => Self::TrafficSplit(TrafficSplit::V1alpha2(typed(json)?)),
@@ -193,6 +197,7 @@ pub(crate) enum Version {
     ServiceAccount,
     Pod,
     Deployment,
+    StatefulSet,
     Service,
     EndpointSlice,
     TrafficSplitV1alpha2,
@@ -207,11 +212,12 @@ pub(crate) enum Version {
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 15] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 16] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
     (Kind::Deployment, Deployment::API_VERSION, Version::Deployment),
+    (Kind::StatefulSet, StatefulSet::API_VERSION, Version::StatefulSet),
     (Kind::Service, Service::API_VERSION, Version::Service),
     (Kind::EndpointSlice, EndpointSlice::API_VERSION, Version::EndpointSlice),
     (Kind::TrafficSplit, "split.smi-spec.io/v1alpha2", Version::TrafficSplitV1alpha2),
