@@ -121,7 +121,8 @@ fn bootstrap_with(resources: &BTreeMap<(ResourceType, String), Arc<Resource>>) -
         of(ResourceType::Cluster).map(|r| Cluster::decode(r.body.clone()).expect("a cluster")).collect();
     // A static cluster of a bootstrap is made before the stream that its secrets come over, and Envoy 1.40 ends with a
     // segmentation fault. Over CDS it is made after it: e2e calls pods by their addresses.
-    for cluster in clusters.iter_mut().filter(|cluster| cluster.load_assignment.is_some()) {
+    let of_addresses = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+    for cluster in clusters.iter_mut().filter(|cluster| cluster.cluster_discovery_type == of_addresses) {
         cluster.load_assignment = None;
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
         cluster.eds_cluster_config = Some(EdsClusterConfig {

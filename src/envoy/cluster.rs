@@ -1,7 +1,7 @@
 //! Clusters and their endpoints.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -9,14 +9,21 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+    ClusterDiscoveryType, CommonLbConfig, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy, TransportSocketMatch,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
-    BindConfig, HttpProtocolOptions as CommonHttpOptions, Locality, Metadata,
+    BindConfig, DnsResolverOptions, ExtraSourceAddress, HttpProtocolOptions as CommonHttpOptions, Locality, Metadata,
+    TypedExtensionConfig,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily as DnsFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::cluster_config::ClusterImplementationSpecifier;
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, UseDownstreamHttpConfig,
@@ -24,10 +31,12 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::util::pack_any;
 
+use prost::{Message, Name};
+
 use super::http;
-use super::message::{address, ads, duration, socket_address, uint32};
-use super::names::{INBOUND, PASSTHROUGH};
-use super::tls;
+use super::message::{address, ads, by_name, duration, extension, socket_address, uint32};
+use super::names::{EGRESS_WILDCARD, INBOUND, PASSTHROUGH};
+use super::{names, tls};
 use crate::mesh::{SpiffeId, TrustDomain};
 use crate::policy::{Backend, EndpointPlan};
 
@@ -44,6 +53,9 @@ const APPLICATION_IDLE: Duration = Duration::from_secs(3);
 /// The source address of a sidecar's connections to its application. The redirect leaves it alone, so that a pod which
 /// calls its own Service passes its inbound listener once, and not for ever.
 const TO_APPLICATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The same where the application is called by IPv6; an address of the pod's loopback interface.
+const TO_APPLICATION_IPV6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// The key of the endpoint metadata that `transport_socket_matches` look at.
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
@@ -112,11 +124,85 @@ pub fn original_destination(name: &str, stat_name: String) -> Cluster {
     }
 }
 
+/// The cluster of a host outside the mesh: to an address that its name stands for, whatever the application connected to.
+pub fn outside(host: &str, port: u16) -> Cluster {
+    let endpoint = Endpoint { address: Some(by_name(host, port)), ..Default::default() };
+    let name = names::egress(host, port).to_string();
+    Cluster {
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![LbEndpoint {
+                    host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        name,
+        alt_stat_name: names::egress_stat_name(host, port),
+        cluster_discovery_type: Some(custom(
+            "envoy.clusters.dns",
+            DnsCluster {
+                respect_dns_ttl: true,
+                dns_lookup_family: DnsFamily::V4Preferred.into(),
+                typed_dns_resolver_config: Some(resolver()),
+                // New connections go to what the name stands for now, and those that are open stay.
+                all_addresses_in_single_endpoint: true,
+                ..Default::default()
+            },
+        )),
+        ..common(None)
+    }
+}
+
+/// The cluster of all hosts outside the mesh that are allowed by a wildcard.
+pub fn outside_by_wildcard() -> Cluster {
+    let config = DynamicForwardProxy {
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache())),
+        // It has no TLS of its own whose names would have to be checked.
+        allow_insecure_cluster_options: true,
+        ..Default::default()
+    };
+    Cluster {
+        name: EGRESS_WILDCARD.to_owned(),
+        cluster_discovery_type: Some(custom("envoy.clusters.dynamic_forward_proxy", config)),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..common(None)
+    }
+}
+
+fn custom<T: Message + Name>(name: &str, config: T) -> ClusterDiscoveryType {
+    ClusterDiscoveryType::ClusterType(CustomClusterType { name: name.to_owned(), typed_config: Some(pack_any(config)) })
+}
+
+/// The hosts that were called by a wildcard: those that are not called for some minutes are forgotten.
+pub(super) fn dns_cache() -> DnsCacheConfig {
+    DnsCacheConfig {
+        name: names::EGRESS.to_owned(),
+        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+        typed_dns_resolver_config: Some(resolver()),
+        ..Default::default()
+    }
+}
+
+/// Names of hosts outside are whole: none of the cluster's search domains is tried with them.
+fn resolver() -> TypedExtensionConfig {
+    let options = DnsResolverOptions { no_default_search_domain: true, ..Default::default() };
+    let config = CaresDnsResolverConfig { dns_resolver_options: Some(options), ..Default::default() };
+    extension("envoy.network.dns_resolver.cares", config)
+}
+
 /// The cluster that leads to the application of the pod itself.
 pub fn inbound() -> Cluster {
     Cluster {
         upstream_bind_config: Some(BindConfig {
             source_address: Some(socket_address(TO_APPLICATION.into(), 0)),
+            extra_source_addresses: vec![ExtraSourceAddress {
+                address: Some(socket_address(TO_APPLICATION_IPV6.into(), 0)),
+                ..Default::default()
+            }],
             ..Default::default()
         }),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),

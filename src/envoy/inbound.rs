@@ -43,7 +43,7 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
 use super::message::{
-    address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
+    address, ads, boolean, duration, http_filter, http_filter_any, ipv6_too, listener_filter, network_filter, uint32,
 };
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
@@ -101,6 +101,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
     Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
+        additional_addresses: ipv6_too(INBOUND_PORT, plan.ipv6),
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: vec![
             listener_filter("envoy.filters.listener.original_dst", OriginalDst {}),
@@ -202,7 +203,7 @@ fn to_the_application(rules: Option<Any>) -> RouteConfiguration {
 }
 
 /// Puts `text` into the 403 that the sidecar itself gives; the application's own pass untouched.
-fn explain_refusal(text: &str) -> LocalReplyConfig {
+pub(super) fn explain_refusal(text: &str) -> LocalReplyConfig {
     let forbidden = AccessLogFilter {
         filter_specifier: Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
             comparison: Some(ComparisonFilter {

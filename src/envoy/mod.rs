@@ -4,6 +4,7 @@
 //!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
+//!  EgressPlan  ─▶ egress.rs (the outbound Listener of those that may not call everything outside)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! not have it. So a sidecar's size follows what its workload calls, not the size of the mesh.
 
 pub mod cluster;
+pub mod egress;
 pub mod fallback;
 mod http;
 pub mod inbound;

@@ -49,7 +49,7 @@ use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
 use super::http;
-use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
+use super::message::{address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
 };
@@ -71,37 +71,50 @@ pub struct TcpPorts {
 
 /// The listener for a mesh of these ranges.
 pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
-    let mut filter_chains: Vec<FilterChain> = Vec::new();
-    for (port, addresses) in &tcp.at {
-        // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
-        let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
-        filter_chains.push(tcp_chain(format!("tcp-declared-{port}"), &only, Some(*port)));
-        filter_chains.push(http_chain(format!("http-{port}"), ranges, Some(*port)));
-        filter_chains.push(tcp_chain(format!("tcp-{port}"), ranges, Some(*port)));
-    }
-    if !ranges.is_empty() {
-        filter_chains.push(http_chain("http".to_owned(), ranges, None));
-        filter_chains.push(tcp_chain("tcp".to_owned(), ranges, None));
-    }
+    // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
+    let ports = tcp.at.keys().copied().map(Some).chain([None]);
+    let filter_chains = ports.flat_map(|port| mesh_chains(ranges, tcp, port)).collect();
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", HttpInspector {});
     inspector.filter_disabled = on_ports(&tcp.everywhere);
     Listener {
-        name: OUTBOUND.to_owned(),
-        address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_PORT)),
-        traffic_direction: TrafficDirection::Outbound.into(),
         listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", OriginalDst {}), inspector],
-        // A connection is looked at when it says something, however late: HTTP clients keep connections in store, and
-        // one that were taken for TCP after a time would be refused where only requests are allowed. Ports whose
-        // server speaks first are not inspected.
-        listener_filters_timeout: duration(Duration::ZERO),
         filter_chains,
         default_filter_chain: Some(FilterChain {
             name: PASSTHROUGH.to_owned(),
             filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None)],
             ..Default::default()
         }),
+        ..bare_listener(ranges)
+    }
+}
+
+/// The outbound listener of a mesh of these ranges, without its filters.
+pub(super) fn bare_listener(ranges: &[IpNet]) -> Listener {
+    let ipv6 = ranges.iter().any(|range| matches!(range, IpNet::V6(_)));
+    Listener {
+        name: OUTBOUND.to_owned(),
+        address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_PORT)),
+        additional_addresses: ipv6_too(OUTBOUND_PORT, ipv6),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        // A connection is looked at when it says something, however late: HTTP clients keep connections in store, and
+        // one that were taken for TCP after a time would be refused where only requests are allowed. Ports whose
+        // server speaks first are not inspected.
+        listener_filters_timeout: duration(Duration::ZERO),
         ..Default::default()
     }
+}
+
+/// The chains for destinations in the mesh's ranges: those of one port, or those of all ports that have none of their
+/// own.
+pub(super) fn mesh_chains(ranges: &[IpNet], tcp: &TcpPorts, port: Option<u16>) -> Vec<FilterChain> {
+    let named = |name: &str| port.map_or_else(|| name.to_owned(), |port| format!("{name}-{port}"));
+    let declared = port.and_then(|port| tcp.at.get(&port)).map(|addresses| {
+        let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
+        tcp_chain(named("tcp-declared"), &only, port)
+    });
+    let others = (!ranges.is_empty())
+        .then(|| [http_chain(named("http"), ranges, port), tcp_chain(named("tcp"), ranges, port)]);
+    declared.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 /// The settings of an HTTP connection manager that changes as little as it can of what passes through.
@@ -151,30 +164,12 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
     };
-    let on_demand = OnDemand {
-        odcds: Some(OnDemandCds {
-            source: Some(ads(ON_DEMAND_TIMEOUT)),
-            timeout: duration(ON_DEMAND_TIMEOUT),
-            ..Default::default()
-        }),
-    };
     let filters = vec![
         http_filter("envoy.filters.http.set_filter_state", state),
-        http_filter("envoy.filters.http.on_demand", on_demand),
+        on_demand(),
         router(),
     ];
-    let manager = HttpConnectionManager {
-        early_header_mutation_extensions: vec![extension(
-            "envoy.http.early_header_mutation.header_mutation",
-            HeaderMutation { mutations: vec![state_destination()] },
-        )],
-        // A proxy does not serve before it has its routes, however long that takes.
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads(Duration::ZERO)),
-            route_config_name: OUTBOUND.to_owned(),
-        })),
-        ..connection_manager(OUTBOUND, filters)
-    };
+    let manager = by_destination(OUTBOUND, filters);
     FilterChain {
         name,
         filter_chain_match: Some(FilterChainMatch {
@@ -182,6 +177,41 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
             ..in_ranges(ranges, port)
         }),
         filters: vec![network_filter("envoy.filters.network.http_connection_manager", manager)],
+        ..Default::default()
+    }
+}
+
+/// A connection manager whose routes know each request's destination by its header.
+pub(super) fn by_destination(routes: &str, filters: Vec<HttpFilter>) -> HttpConnectionManager {
+    HttpConnectionManager {
+        early_header_mutation_extensions: vec![extension(
+            "envoy.http.early_header_mutation.header_mutation",
+            HeaderMutation { mutations: vec![state_destination()] },
+        )],
+        // A proxy does not serve before it has its routes, however long that takes.
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads(Duration::ZERO)),
+            route_config_name: routes.to_owned(),
+        })),
+        ..connection_manager(routes, filters)
+    }
+}
+
+/// Has a request wait for a cluster that the proxy does not have yet.
+pub(super) fn on_demand() -> HttpFilter {
+    let odcds = OnDemandCds {
+        source: Some(ads(ON_DEMAND_TIMEOUT)),
+        timeout: duration(ON_DEMAND_TIMEOUT),
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.on_demand", OnDemand { odcds: Some(odcds) })
+}
+
+/// Has a connection wait for a cluster that the proxy does not have yet.
+pub(super) fn tcp_on_demand() -> TcpOnDemand {
+    TcpOnDemand {
+        odcds_config: Some(ads(ON_DEMAND_TIMEOUT)),
+        timeout: duration(ON_DEMAND_TIMEOUT),
         ..Default::default()
     }
 }
@@ -194,24 +224,19 @@ fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
         ],
         ..Default::default()
     };
-    let on_demand = TcpOnDemand {
-        odcds_config: Some(ads(ON_DEMAND_TIMEOUT)),
-        timeout: duration(ON_DEMAND_TIMEOUT),
-        ..Default::default()
-    };
     FilterChain {
         name,
         filter_chain_match: Some(in_ranges(ranges, port)),
         filters: vec![
             network_filter("envoy.filters.network.set_filter_state", state),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
-            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand)),
+            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(tcp_on_demand())),
         ],
         ..Default::default()
     }
 }
 
-fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
+pub(super) fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
     FilterChainMatch {
         prefix_ranges: ranges.iter().map(cidr).collect(),
         destination_port: port.and_then(|port| uint32(port.into())),
@@ -247,7 +272,7 @@ fn filter_state(key: &str, format: &str) -> FilterStateValue {
 }
 
 /// Fits the ports; `None` when there are none.
-fn on_ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
+pub(super) fn on_ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
     let on = |port: &u16| ListenerFilterChainMatchPredicate {
         rule: Some(Rule::DestinationPortRange(Int32Range { start: (*port).into(), end: i32::from(*port) + 1 })),
     };

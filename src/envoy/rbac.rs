@@ -133,11 +133,11 @@ pub(super) fn exact_header(name: &str, value: String) -> HeaderMatcher {
     header_with(name, StringMatcher { match_pattern: Some(MatchPattern::Exact(value)), ..Default::default() })
 }
 
-fn header(name: &str, regex: String) -> HeaderMatcher {
+pub(super) fn header(name: &str, regex: String) -> HeaderMatcher {
     header_with(name, full_match(regex))
 }
 
-fn header_with(name: &str, value: StringMatcher) -> HeaderMatcher {
+pub(super) fn header_with(name: &str, value: StringMatcher) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value)),

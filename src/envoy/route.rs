@@ -58,7 +58,7 @@ fn split(destination: &Destination) -> impl Iterator<Item = Route> {
     destination.matches.iter().map(move |match_| to(route_match(destination.address, match_), split.clone()))
 }
 
-fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
+pub(super) fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
     let action = RouteAction {
         cluster_specifier: Some(cluster),
         // The application's own time-out decides.
@@ -68,7 +68,7 @@ fn to(match_: RouteMatch, cluster: ClusterSpecifier) -> Route {
     Route { r#match: Some(match_), action: Some(route::Action::Route(action)), ..Default::default() }
 }
 
-fn any_path() -> PathSpecifier {
+pub(super) fn any_path() -> PathSpecifier {
     PathSpecifier::Prefix("/".to_owned())
 }
 
@@ -85,7 +85,7 @@ fn route_match(destination: SocketAddr, match_: &HttpMatch) -> RouteMatch {
 
 /// Another endpoint is tried when the first has certainly not seen the request. Nothing else is retried unless a
 /// policy asks for it.
-fn retry_what_was_never_served() -> RetryPolicy {
+pub(super) fn retry_what_was_never_served() -> RetryPolicy {
     RetryPolicy {
         retry_on: "connect-failure,refused-stream,reset-before-request".to_owned(),
         num_retries: uint32(2),

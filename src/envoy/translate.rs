@@ -6,6 +6,7 @@
 //!     ports.rs: the port numbers that are TCP                   findings.rs: what the authors should know
 //! ```
 
+mod egress;
 mod findings;
 mod pods;
 mod ports;
@@ -23,6 +24,7 @@ use super::{cluster, names, outbound, route};
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey, TrustDomain, World};
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
 use crate::warm::WarmSets;
+use egress::OfMesh;
 use findings::Findings;
 use pods::Pods;
 use ports::Ports;
@@ -87,6 +89,12 @@ impl Translator {
         }
         let routes_changed = self.services.publish(&self.trust_domain, &mut out);
         self.pods.starting(first);
+        let mesh = OfMesh {
+            ranges: self.ranges.clone(),
+            tcp: self.ports.tcp().clone(),
+            parsed: self.ports.parsed().clone(),
+        };
+        self.pods.mesh_changed(mesh, &mut out);
         for key in &dirty.pods {
             addresses_changed |= self.pods.update(world, key, &mut self.findings, &mut out);
         }

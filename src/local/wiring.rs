@@ -59,7 +59,7 @@ pub async fn wire(setup: &Setup, pods: Arc<Pods>) -> Result<Wiring, PlaygroundEr
     let (inputs, queue) = mpsc::unbounded_channel();
     let (effects, effects_seen) = mpsc::unbounded_channel();
     let driver = Driver {
-        cluster: Cluster::new(Config { executable: WEFT_EXE.into() }),
+        cluster: Cluster::new(Config { executable: WEFT_EXE.into(), dual_stack: setup.dual_stack }),
         state,
         zone,
         service_proxy: ServiceProxy::Nft,

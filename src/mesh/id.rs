@@ -222,6 +222,7 @@ pub enum Kind {
     TCPRoute,
     TrafficTarget,
     MeshConfig,
+    Egress,
 }
 
 impl fmt::Display for Kind {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use super::egress::{Egress, EgressHost, EgressMode, EgressPort, EgressProtocol};
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
 /// Labels of an object, or the pairs that a selector asks for.
@@ -27,6 +28,7 @@ pub enum Object {
     TcpRoute(TcpRoute),
     TrafficTarget(TrafficTarget),
     MeshConfig(MeshConfig),
+    Egress(Egress),
 }
 
 impl Object {
@@ -46,6 +48,7 @@ impl Object {
             Self::HttpRouteGroup(o) => namespaced(Kind::HTTPRouteGroup, &o.namespace, &o.name),
             Self::TcpRoute(o) => namespaced(Kind::TCPRoute, &o.namespace, &o.name),
             Self::TrafficTarget(o) => namespaced(Kind::TrafficTarget, &o.namespace, &o.name),
+            Self::Egress(o) => namespaced(Kind::Egress, &o.namespace, &o.name),
             Self::MeshConfig(_) => ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() },
         }
     }
@@ -62,6 +65,8 @@ pub struct NamespaceObject {
     pub mtls: Option<MtlsMode>,
     /// The annotation `weft.dev/authorization`, which overrides `MeshConfig.spec.authorization.mode`.
     pub authorization: Option<AuthorizationMode>,
+    /// The annotation `weft.dev/egress`, which overrides `MeshConfig.spec.egress.mode`.
+    pub egress: Option<EgressMode>,
 }
 
 /// What an inbound listener does with a connection that is not the mesh's mTLS.
@@ -335,6 +340,8 @@ pub struct MeshConfig {
     pub authorization: AuthorizationMode,
     /// `spec.discovery.mode`.
     pub discovery: DiscoveryMode,
+    /// `spec.egress.mode`.
+    pub egress: EgressMode,
     /// `spec.network.ranges`: the pod and Service ranges; destinations outside them pass through.
     pub ranges: Vec<IpNet>,
 }
@@ -356,6 +363,7 @@ impl Default for MeshConfig {
             mtls: MtlsMode::default(),
             authorization: AuthorizationMode::default(),
             discovery: DiscoveryMode::default(),
+            egress: EgressMode::default(),
             ranges: vec![
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12)),
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16)),

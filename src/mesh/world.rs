@@ -10,6 +10,7 @@
 //!  HTTPRouteGroup         ─▶ roots of splits that match by it, pods of targets that allow by it
 //!  TCPRoute, TrafficTarget ─▶ pods of the destination account
 //!  Namespace              ─▶ its pods
+//!  Egress                 ─▶ pods of its sources, or of its namespace
 //!  MeshConfig             ─▶ everything
 //! ```
 //!
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::{
-    EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficSplit,
+    Egress, EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficSplit,
     TrafficTarget,
 };
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey};
@@ -73,6 +74,7 @@ pub struct World {
     route_groups: BTreeMap<Named, HttpRouteGroup>,
     tcp_routes: BTreeMap<Named, TcpRoute>,
     targets: BTreeMap<Named, TrafficTarget>,
+    egresses: BTreeMap<Named, Egress>,
     index: Index,
 }
 
@@ -102,6 +104,9 @@ impl World {
             Event::Apply(Object::TrafficTarget(object)) => {
                 self.set_target((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
             }
+            Event::Apply(Object::Egress(object)) => {
+                self.set_egress((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
+            }
             Event::Apply(Object::MeshConfig(object)) => self.set_config(object, &mut dirty),
             Event::Delete(object) => self.delete(object, &mut dirty),
         }
@@ -126,12 +131,15 @@ impl World {
             Kind::HTTPRouteGroup => self.set_route_group((namespace, name), None, dirty),
             Kind::TCPRoute => self.set_tcp_route((namespace, name), None, dirty),
             Kind::TrafficTarget => self.set_target((namespace, name), None, dirty),
+            Kind::Egress => self.set_egress((namespace, name), None, dirty),
             Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment | Kind::StatefulSet => {}
         }
     }
 
     fn set_namespace(&mut self, name: Namespace, new: Option<NamespaceObject>, dirty: &mut Dirty) {
-        let modes = |object: Option<&NamespaceObject>| object.map_or((None, None), |ns| (ns.mtls, ns.authorization));
+        let modes = |object: Option<&NamespaceObject>| {
+            object.map_or((None, None, None), |ns| (ns.mtls, ns.authorization, ns.egress))
+        };
         let after = modes(new.as_ref());
         let Some(before) = replace(&mut self.namespaces, name.clone(), new) else { return };
         if modes(before.as_ref()) != after {
@@ -278,6 +286,18 @@ impl World {
         }
     }
 
+    fn set_egress(&mut self, name: Named, new: Option<Egress>, dirty: &mut Dirty) {
+        let Some(old) = replace(&mut self.egresses, name.clone(), new) else { return };
+        for egress in old.iter().chain(self.egresses.get(&name)) {
+            match &egress.sources {
+                None => dirty.pods.extend(self.pods_in(&name.0).map(|pod| pod.key.clone())),
+                Some(accounts) => {
+                    dirty.pods.extend(accounts.iter().flat_map(|account| self.index.pods_of_account.get(account)).cloned());
+                }
+            }
+        }
+    }
+
     /// Marks a Service and every root whose split sends traffic to it.
     fn touch_service(&self, key: &ServiceKey, dirty: &mut Dirty) {
         dirty.services.insert(key.clone());
@@ -388,6 +408,12 @@ impl World {
     /// A TCPRoute by name.
     pub fn tcp_route(&self, namespace: &Namespace, name: &Arc<str>) -> Option<&TcpRoute> {
         self.tcp_routes.get(&(namespace.clone(), name.clone()))
+    }
+
+    /// The Egresses of a namespace, ordered by name.
+    pub fn egresses_of(&self, namespace: &Namespace) -> impl Iterator<Item = &Egress> {
+        let first = (namespace.clone(), "".into());
+        self.egresses.range(first..).take_while(move |(name, _)| name.0 == *namespace).map(|(_, egress)| egress)
     }
 
     fn pods_in<'a>(&'a self, namespace: &'a Namespace) -> impl Iterator<Item = &'a Pod> {

@@ -18,6 +18,8 @@ use super::outbound::target_on;
 pub struct InboundPlan {
     /// Only identities of this trust domain are believed.
     pub trust_domain: TrustDomain,
+    /// Whether it is called by IPv6 as well.
+    pub ipv6: bool,
     /// Whether connections outside the mesh's mTLS are served.
     pub mtls: MtlsMode,
     /// How far `allow` is enforced.
@@ -83,6 +85,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
     };
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
+        ipv6: pod.ips.iter().any(std::net::IpAddr::is_ipv6),
         mtls: namespace.and_then(|ns| ns.mtls).unwrap_or(config.mtls),
         authorization,
         probes: pod.probes.clone(),

@@ -3,13 +3,16 @@
 //! ```text
 //!  World ──outbound::service──▶ ServicePlan   how callers reach a Service
 //!        ──inbound::pod───────▶ InboundPlan   what a pod accepts
+//!        ──egress::pod────────▶ EgressPlan    what it may call outside the mesh
 //! ```
 //!
 //! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
 
+pub mod egress;
 pub mod inbound;
 pub mod outbound;
 pub mod upstream;
 
+pub use egress::EgressPlan;
 pub use inbound::{Allow, AllowPolicy, InboundPlan};
 pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};

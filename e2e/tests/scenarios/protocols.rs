@@ -16,7 +16,7 @@ use crate::{answer, scenarios, start};
 const CLIENT: &str = "app/client";
 
 /// How a TCP call ended and who answered.
-fn tcp(mesh: &Mesh, pod: &str, url: &str) -> anyhow::Result<String> {
+pub(crate) fn tcp(mesh: &Mesh, pod: &str, url: &str) -> anyhow::Result<String> {
     let summary = mesh.calls(pod, &[url])?;
     let who = summary.responders.into_keys().next().unwrap_or_else(|| "nobody".to_owned());
     let how = summary.codes.into_keys().next().context("a call that ended somehow")?;
@@ -24,8 +24,8 @@ fn tcp(mesh: &Mesh, pod: &str, url: &str) -> anyhow::Result<String> {
 }
 
 /// The first line that a server says to a client which says nothing.
-fn greeting(mesh: &Mesh, to: SocketAddr) -> anyhow::Result<String> {
-    let heard = wire::talk(mesh, CLIENT, to, "", "\n")?;
+pub(crate) fn greeting(mesh: &Mesh, pod: &str, to: SocketAddr) -> anyhow::Result<String> {
+    let heard = wire::talk(mesh, pod, to, "", "\n")?;
     Ok(heard.trim_end().to_owned())
 }
 
@@ -41,7 +41,7 @@ fn address(mesh: &Mesh, name: &str, port: u16) -> anyhow::Result<SocketAddr> {
 
 /// Calls by HTTPS without a look at the certificate: who answered, which name it was asked for, and whether the
 /// connection arrived over the mesh's mTLS.
-fn https(mesh: &Mesh, pod: &str, url: &str) -> anyhow::Result<String> {
+pub(crate) fn https(mesh: &Mesh, pod: &str, url: &str) -> anyhow::Result<String> {
     const SCRIPT: &str = "import ssl,sys,urllib.request as u; \
         print(u.urlopen(sys.argv[1], context=ssl._create_unverified_context(), timeout=10).read().decode())";
     let (namespace, name) = pod.split_once('/').context("NAMESPACE/POD")?;
@@ -101,7 +101,7 @@ fn run(line: &str) {
     checks.equal("protocol-undeclared: HTTP/2", "server HTTP/2.0 mtls", http(&["--http2", "http://undeclared:5000/"]));
     checks.equal("protocol-undeclared: TCP", "ok server v1", raw("tcp://undeclared:5001"));
 
-    let greeted = |name: &str, port: u16| greeting(&mesh, address(&mesh, name, port)?);
+    let greeted = |name: &str, port: u16| greeting(&mesh, CLIENT, address(&mesh, name, port)?);
     checks.equal("protocol-server-first: on a well-known port", "greeter v1", greeted("database", 3306));
     checks.equal("protocol-ports: one number for TCP and HTTP, TCP", "ok server v1", raw("tcp://clash-tcp:4000"));
     checks.equal("protocol-ports: one number for TCP and HTTP, HTTP", "server HTTP/1.1 mtls", http(&["http://clash-http:4000/"]));
@@ -225,7 +225,7 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
     checks.equal("protocol-tls: from outside the mesh", "server \"secure.app\"", https(mesh, "plain/stranger", "https://secure.app/"));
     checks.equal("protocol-tls: to a host outside", "outside \"api.example.com\"", https(mesh, CLIENT, "https://api.example.com/"));
     checks.equal("protocol-server-first: outside, on a well-known port that no Service has", "mail v1",
-        address(mesh, "api.example.com", 25).and_then(|to| greeting(mesh, to)));
+        address(mesh, "api.example.com", 25).and_then(|to| greeting(mesh, CLIENT, to)));
 
     for pod in ["db-0", "db-1"] {
         checks.equal(&format!("protocol-stateful: {pod} by name, HTTP"), pod, pod_of(mesh, &format!("http://{pod}.db:8080/")));

@@ -15,13 +15,14 @@ use crate::policy::ServicePlan;
 pub(super) struct Ports {
     declared: BTreeMap<u16, Declared>,
     tcp: TcpPorts,
+    parsed: BTreeSet<u16>,
 }
 
 impl Default for Ports {
     /// What no Service declares may be a server outside the mesh that speaks first.
     fn default() -> Self {
         let everywhere = Protocol::SERVER_FIRST.into();
-        Self { declared: BTreeMap::new(), tcp: TcpPorts { everywhere, ..TcpPorts::default() } }
+        Self { declared: BTreeMap::new(), tcp: TcpPorts { everywhere, ..TcpPorts::default() }, parsed: BTreeSet::new() }
     }
 }
 
@@ -45,6 +46,11 @@ impl Ports {
     /// What the outbound listener has to know.
     pub(super) fn tcp(&self) -> &TcpPorts {
         &self.tcp
+    }
+
+    /// The ports that some Service declares as something that is looked into.
+    pub(super) fn parsed(&self) -> &BTreeSet<u16> {
+        &self.parsed
     }
 
     /// Replaces what a Service declares; whether that changes [`Ports::tcp`].
@@ -95,6 +101,10 @@ impl Ports {
 
         let is_usual = Protocol::SERVER_FIRST.contains(&number);
         let everywhere = declared.parsed.is_empty() && (is_usual || !declared.tcp.is_empty());
+        match declared.parsed.is_empty() {
+            true => self.parsed.remove(&number),
+            false => self.parsed.insert(number),
+        };
         let at = is_inspected.then(|| declared.tcp.values().flatten().copied().collect::<BTreeSet<IpAddr>>());
         if declared.tcp.is_empty() && declared.parsed.is_empty() {
             self.declared.remove(&number);

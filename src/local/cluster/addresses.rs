@@ -1,7 +1,7 @@
 //! Who has which address.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -25,6 +25,18 @@ const OUTSIDE_LAST: u32 = 0xfe;
 const SERVICE_BASE: u32 = u32::from_be_bytes([10, 96, 0, 0]);
 const SERVICE_SIZE: u32 = 1 << 20;
 const SERVICE_PICKED_FROM: u32 = 4096;
+
+/// The IPv6 address that goes with an IPv4 address of the cluster: fd00:10:244::/64 for pods, fd00:10:96::/64 for
+/// Services, 2001:db8::/64 for hosts outside.
+pub(super) const fn ipv6(ip: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = ip.octets();
+    let last = u16::from_be_bytes([c, d]);
+    match (a, b) {
+        (10, 244) => Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, last),
+        (10, _) => Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, b as u16, last),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last),
+    }
+}
 
 /// Addresses of pods: ascending, the range once through before any is used again, and none within [`QUARANTINE`].
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! what was said before gives the outputs. So the result of a batch does not depend on its order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 use super::addresses::{PodAddresses, ServiceAddresses};
 use super::dns::Zone;
+use super::endpoints::Family;
 use super::pod::LivePod;
 use super::{Object, PodAction, PodEvent, endpoints, hash, object, outside, service_proxy};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ServiceKey, WorkloadKey};
@@ -31,6 +33,8 @@ mod tests;
 pub struct Config {
     /// The `weft` executable, which containers of Weft's own image run.
     pub executable: PathBuf,
+    /// Pods have IPv6 addresses as well.
+    pub dual_stack: bool,
 }
 
 /// What happens to the cluster.
@@ -303,14 +307,22 @@ impl Cluster {
         let key = ServiceKey::new(object::namespace(&service.metadata), &*reference.name);
         let spec = service.spec.get_or_insert_default();
         let mut found = Vec::new();
+        let families = Family::of(spec, self.config.dual_stack);
+        if self.config.dual_stack {
+            spec.ip_families = Some(families.iter().map(|family| format!("{family:?}")).collect());
+        }
         if spec.cluster_ip.as_deref() == Some("None") || spec.type_.as_deref() == Some("ExternalName") {
             self.service_addresses.release(&key);
             spec.cluster_ips = spec.cluster_ip.clone().map(|none| vec![none]);
         } else {
-            let wish = spec.cluster_ip.as_deref().filter(|wish| !wish.is_empty());
+            let wish = spec.cluster_ip.as_deref().filter(|wish| !wish.is_empty() && !wish.contains(':'));
             let (address, refused) = self.service_addresses.allocate(&key, wish);
-            spec.cluster_ip = address.map(|address| address.to_string());
-            spec.cluster_ips = spec.cluster_ip.clone().map(|address| vec![address]);
+            let ips = |family| match family {
+                Family::IPv4 => address.map(|address| address.to_string()),
+                Family::IPv6 => address.map(|address| super::addresses::ipv6(address).to_string()),
+            };
+            spec.cluster_ips = Some(families.iter().copied().filter_map(ips).collect());
+            spec.cluster_ip = spec.cluster_ips.as_ref().and_then(|ips| ips.first().cloned());
             if let Some(refused) = refused {
                 let instead = address.map_or("none".to_owned(), |address| address.to_string());
                 found.push(Diagnostic::warning(
@@ -394,7 +406,9 @@ impl Cluster {
             }
             let pods = self.pods.values().map(|pod| (pod.key().namespace.as_str(), pod.run.ip));
             let hosts = self.pods.values().flat_map(|pod| {
-                outside::hosts(pod.object.metadata.annotations.as_ref()).map(|host| (host, pod.run.ip))
+                let ips = [Some(pod.run.ip.into()), pod.run.ipv6.map(IpAddr::from)].into_iter().flatten();
+                let hosts = outside::hosts(pod.object.metadata.annotations.as_ref());
+                hosts.flat_map(move |host| ips.clone().map(move |ip| (host.clone(), ip)))
             });
             let zone = Zone::new(self.services.values(), slices(), pods, hosts);
             if zone != *self.zone {

@@ -1,6 +1,6 @@
 //! Hosts outside the mesh, as far as a machine without a network can have them: a pod stands for each.
 //!
-//! A pod with the annotation `weft.dev/local-hosts: api.example.com, "*.example.org"` has its address in 203.0.113.0/24,
+//! A pod with the annotation `weft.dev/local-hosts: api.example.com, *.example.org` has its address in 203.0.113.0/24,
 //! a range for documentation (RFC 5737) that is no mesh's, and the cluster's DNS answers these names with it.
 
 use std::collections::BTreeMap;

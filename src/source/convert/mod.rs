@@ -8,6 +8,7 @@
 //! A Kubernetes API server would refuse much of what is an error here; a watched directory has none before it.
 
 mod config;
+mod egress;
 mod pod;
 mod protocol;
 mod re2;
@@ -77,6 +78,7 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
             .convert(&target.metadata, &mut findings),
         }
         .map(Object::TrafficTarget),
+        Manifest::Egress(egress) => egress::egress(egress, &mut findings).map(Object::Egress),
         Manifest::MeshConfig(config) => config::mesh_config(config, &mut findings).map(Object::MeshConfig),
     };
     let name = |found: Vec<Diagnostic>| found.into_iter().map(|d| d.about(manifest.object_ref())).collect::<Vec<_>>();

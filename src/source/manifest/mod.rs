@@ -4,6 +4,7 @@
 //! playground, which acts as the API server of its pods, makes them itself and writes them with [`Manifest::to_yaml`].
 
 pub mod config;
+pub mod egress;
 pub mod smi;
 
 use k8s_openapi::Resource as _;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::mesh::{Kind, ObjectRef};
 use config::MeshConfig;
+use egress::Egress;
 
 /// One object of a kind that Weft reads.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,6 +36,7 @@ pub enum Manifest {
     TCPRoute(TCPRoute),
     TrafficTarget(TrafficTarget),
     MeshConfig(Box<MeshConfig>),
+    Egress(Box<Egress>),
 }
 
 /// A TrafficSplit in the version it was written in.
@@ -88,6 +91,7 @@ macro_rules! each {
             Manifest::TrafficTarget(TrafficTarget::V1alpha2($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha3($object)) => $body,
             Manifest::MeshConfig($object) => $body,
+            Manifest::Egress($object) => $body,
         }
     };
 }
@@ -108,6 +112,7 @@ impl Manifest {
             Self::TCPRoute(_) => Kind::TCPRoute,
             Self::TrafficTarget(_) => Kind::TrafficTarget,
             Self::MeshConfig(_) => Kind::MeshConfig,
+            Self::Egress(_) => Kind::Egress,
         }
     }
 
@@ -165,6 +170,7 @@ impl Manifest {
             Version::TrafficTargetV1alpha2 => Self::TrafficTarget(TrafficTarget::V1alpha2(typed(json)?)),
             Version::TrafficTargetV1alpha3 => Self::TrafficTarget(TrafficTarget::V1alpha3(typed(json)?)),
             Version::MeshConfig => Self::MeshConfig(typed(json)?),
+            Version::Egress => Self::Egress(typed(json)?),
         })
     }
 }
@@ -209,10 +215,11 @@ pub(crate) enum Version {
     TrafficTargetV1alpha2,
     TrafficTargetV1alpha3,
     MeshConfig,
+    Egress,
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 16] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 17] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
@@ -229,4 +236,5 @@ pub(crate) const VERSIONS: [(Kind, &str, Version); 16] = [
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha2", Version::TrafficTargetV1alpha2),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha3", Version::TrafficTargetV1alpha3),
     (Kind::MeshConfig, "weft.dev/v1alpha1", Version::MeshConfig),
+    (Kind::Egress, "weft.dev/v1alpha1", Version::Egress),
 ];

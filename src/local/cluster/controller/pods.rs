@@ -243,6 +243,7 @@ impl Cluster {
         let run = PodSpecToRun {
             uid,
             ip,
+            ipv6: self.config.dual_stack.then(|| super::super::addresses::ipv6(ip)),
             account: ServiceAccountKey::new(key.namespace.clone(), account),
             workload,
             meshed: template::is_meshed(&blueprint.spec),

@@ -38,7 +38,7 @@ fn zone() -> Zone {
     }))
     .expect("an EndpointSlice");
     let hosts = [("api.example.com", 2), ("*.example.com", 3)];
-    let hosts = hosts.map(|(host, last)| (host.to_owned(), Ipv4Addr::new(203, 0, 113, last)));
+    let hosts = hosts.map(|(host, last)| (host.to_owned(), Ipv4Addr::new(203, 0, 113, last).into()));
     Zone::new(&services, [&slice], [("shop", Ipv4Addr::new(10, 244, 0, 2))], hosts)
 }
 
@@ -157,7 +157,7 @@ async fn what_does_not_fit_a_datagram_comes_over_tcp() {
         "addressType": "IPv4", "endpoints": endpoints,
     }))
     .expect("an EndpointSlice");
-    let zone = Zone::new(&[service("db", json!({"clusterIP": "None"}))], [&slice], []);
+    let zone = Zone::new(&[service("db", json!({"clusterIP": "None"}))], [&slice], [], []);
     let client = Client::start(Arc::new(ArcSwap::from_pointee(zone)), None).await;
     let mut query = query("db.shop.svc.cluster.local.", RecordType::A);
     let cut = client.udp(&query).await;

@@ -54,7 +54,7 @@ impl Zone {
         services: impl IntoIterator<Item = &'a Service>,
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
         pods: impl IntoIterator<Item = (&'a str, Ipv4Addr)>,
-        hosts: impl IntoIterator<Item = (String, Ipv4Addr)>,
+        hosts: impl IntoIterator<Item = (String, IpAddr)>,
     ) -> Self {
         let mut of_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
         for slice in slices {
@@ -76,7 +76,7 @@ impl Zone {
             zone.insert(&format!("{}.{namespace}.pod.{CLUSTER_DOMAIN}", dashed(ip.into())), Data::Address(ip.into()));
         }
         for (host, ip) in hosts {
-            zone.insert(&host, Data::Address(ip.into()));
+            zone.insert(&host, Data::Address(ip));
         }
         zone
     }
@@ -128,9 +128,16 @@ impl Zone {
             slices.iter().for_each(|slice| self.add_headless(&base, slice));
             return;
         }
-        let Some(ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()) else { return };
-        self.insert(&base, Data::Address(ip));
-        self.insert(&reverse(ip), Data::Ptr(base.clone()));
+        let more = spec.cluster_ips.iter().flatten().filter(|ip| Some(*ip) != spec.cluster_ip.as_ref());
+        let ips = spec.cluster_ip.iter().chain(more).filter_map(|ip| ip.parse::<IpAddr>().ok());
+        let ips = Vec::from_iter(ips);
+        if ips.is_empty() {
+            return;
+        }
+        for ip in ips {
+            self.insert(&base, Data::Address(ip));
+            self.insert(&reverse(ip), Data::Ptr(base.clone()));
+        }
         for port in spec.ports.iter().flatten() {
             if let (Some(name), Ok(number)) = (&port.name, u16::try_from(port.port)) {
                 self.add_srv(name, endpoints::protocol(port), &base, number, &base);

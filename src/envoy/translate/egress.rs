@@ -1,0 +1,107 @@
+//! The outbound listeners and routes of pods that may not call everything outside the mesh, and the hosts' clusters.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::Translated;
+use crate::envoy::outbound::TcpPorts;
+use crate::envoy::{cluster, egress, names};
+use crate::mesh::PodKey;
+use crate::policy::EgressPlan;
+use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
+
+/// What has been made of each plan, which many pods share.
+#[derive(Debug, Default)]
+pub(super) struct Egress {
+    plans: HashMap<Arc<EgressPlan>, Made>,
+    /// How many plans lead to each cluster.
+    clusters: BTreeMap<ResourceName, usize>,
+    mesh: OfMesh,
+}
+
+/// What the listeners depend on beside their plan.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct OfMesh {
+    pub(super) ranges: Arc<[IpNet]>,
+    pub(super) tcp: TcpPorts,
+    pub(super) parsed: BTreeSet<u16>,
+}
+
+#[derive(Debug)]
+struct Made {
+    resources: [Resource; 2],
+    pods: BTreeSet<PodKey>,
+}
+
+impl Egress {
+    /// The one copy of an equal plan, for a pod that has it from now on.
+    pub(super) fn acquire(&mut self, plan: EgressPlan, pod: &PodKey, out: &mut Translated) -> Arc<EgressPlan> {
+        let plan = self.plans.get_key_value(&plan).map_or_else(|| Arc::new(plan), |(known, _)| known.clone());
+        if !self.plans.contains_key(&plan) {
+            for (name, host) in egress::clusters(&plan) {
+                let users = self.clusters.entry(name.clone()).or_default();
+                *users += 1;
+                if *users == 1 {
+                    let message = host.map_or_else(cluster::outside_by_wildcard, |(host, port)| cluster::outside(host, port));
+                    out.put(ResourceType::Cluster, name, &message, None);
+                }
+            }
+            let resources = [self.listener(&plan, out), out.encode(ResourceType::Route, names::EGRESS.into(), &egress::routes(&plan), None)];
+            self.plans.insert(plan.clone(), Made { resources, pods: BTreeSet::new() });
+        }
+        if let Some(made) = self.plans.get_mut(&plan) {
+            made.pods.insert(pod.clone());
+        }
+        plan
+    }
+
+    /// Takes the plan from a pod that has it no longer.
+    pub(super) fn release(&mut self, plan: &EgressPlan, pod: &PodKey, out: &mut Translated) {
+        let Some(made) = self.plans.get_mut(plan) else { return };
+        made.pods.remove(pod);
+        if !made.pods.is_empty() {
+            return;
+        }
+        self.plans.remove(plan);
+        for (name, _) in egress::clusters(plan) {
+            if let Some(users) = self.clusters.get_mut(&name) {
+                *users -= 1;
+                if *users == 0 {
+                    self.clusters.remove(&name);
+                    out.changes.push(Change::Remove(ResourceType::Cluster, name));
+                }
+            }
+        }
+    }
+
+    /// What has been made of a plan.
+    pub(super) fn resources(&self, plan: &EgressPlan) -> impl Iterator<Item = &Resource> {
+        self.plans.get(plan).into_iter().flat_map(|made| &made.resources)
+    }
+
+    /// The mesh is another now; the pods whose listener has been made again.
+    pub(super) fn mesh_changed(&mut self, mesh: OfMesh, out: &mut Translated) -> Vec<PodKey> {
+        if self.mesh == mesh {
+            return Vec::new();
+        }
+        self.mesh = mesh;
+        let plans = Vec::from_iter(self.plans.keys().cloned());
+        let listeners = plans.into_iter().map(|plan| (self.listener(&plan, out), plan));
+        let listeners = Vec::from_iter(listeners);
+        let mut pods = Vec::new();
+        for (listener, plan) in listeners {
+            if let Some(made) = self.plans.get_mut(&plan) {
+                made.resources[0] = listener;
+                pods.extend(made.pods.iter().cloned());
+            }
+        }
+        pods
+    }
+
+    fn listener(&self, plan: &EgressPlan, out: &mut Translated) -> Resource {
+        let OfMesh { ranges, tcp, parsed } = &self.mesh;
+        out.encode(ResourceType::Listener, names::OUTBOUND.into(), &egress::listener(ranges, tcp, parsed, plan), None)
+    }
+}
