@@ -104,8 +104,7 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // WebSocket over HTTP/2 begins with an extended CONNECT.
     builder.http2().max_header_list_size(LARGEST_HEADERS).enable_connect_protocol();
-    let connection =
-        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,

@@ -213,9 +213,8 @@ async fn answer(workload: &Workload, request: Request, upstreams: &[Target]) -> 
     let mut json = serde_json::to_vec_pretty(&answer).unwrap_or_default();
     json.push(b'\n');
     let mut response = (status, [(CONTENT_TYPE, "application/json")], Bytes::from(json)).into_response();
-    let value = |text: &str| {
-        HeaderValue::from_str(text).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))
-    };
+    let value =
+        |text: &str| HeaderValue::from_str(text).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")));
     if let Some(length) = wishes.header {
         response.headers_mut().insert(LARGE, value(&"x".repeat(length))?);
     }

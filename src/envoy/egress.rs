@@ -42,7 +42,8 @@ use crate::policy::EgressPlan;
 use crate::snapshot::ResourceName;
 
 /// What an application reads when no Egress allows its request. It knows all of it already.
-const NOT_ALLOWED: &str = "Weft: no Egress allows this workload to call %REQ(:AUTHORITY)% at %DOWNSTREAM_LOCAL_ADDRESS%\n";
+const NOT_ALLOWED: &str =
+    "Weft: no Egress allows this workload to call %REQ(:AUTHORITY)% at %DOWNSTREAM_LOCAL_ADDRESS%\n";
 
 /// Connections that a sidecar finds in clear, as the TLS inspector says it.
 const IN_CLEAR: &str = "raw_buffer";

@@ -8,7 +8,9 @@ use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, SocketAddress, TransportSocket,
     TypedExtensionConfig, address, config_source, transport_socket,
 };
-use envoy_types::pb::envoy::config::listener::v3::{AdditionalAddress, Filter, ListenerFilter, filter, listener_filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    AdditionalAddress, Filter, ListenerFilter, filter, listener_filter,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as ProtoDuration, UInt32Value};
 use envoy_types::util::pack_any;

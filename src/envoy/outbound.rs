@@ -49,7 +49,9 @@ use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
 use super::http;
-use super::message::{address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32};
+use super::message::{
+    address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32,
+};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
 };
@@ -112,8 +114,8 @@ pub(super) fn mesh_chains(ranges: &[IpNet], tcp: &TcpPorts, port: Option<u16>) -
         let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
         tcp_chain(named("tcp-declared"), &only, port)
     });
-    let others = (!ranges.is_empty())
-        .then(|| [http_chain(named("http"), ranges, port), tcp_chain(named("tcp"), ranges, port)]);
+    let others =
+        (!ranges.is_empty()).then(|| [http_chain(named("http"), ranges, port), tcp_chain(named("tcp"), ranges, port)]);
     declared.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
@@ -164,11 +166,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
     };
-    let filters = vec![
-        http_filter("envoy.filters.http.set_filter_state", state),
-        on_demand(),
-        router(),
-    ];
+    let filters = vec![http_filter("envoy.filters.http.set_filter_state", state), on_demand(), router()];
     let manager = by_destination(OUTBOUND, filters);
     FilterChain {
         name,

@@ -89,11 +89,8 @@ impl Translator {
         }
         let routes_changed = self.services.publish(&self.trust_domain, &mut out);
         self.pods.starting(first);
-        let mesh = OfMesh {
-            ranges: self.ranges.clone(),
-            tcp: self.ports.tcp().clone(),
-            parsed: self.ports.parsed().clone(),
-        };
+        let mesh =
+            OfMesh { ranges: self.ranges.clone(), tcp: self.ports.tcp().clone(), parsed: self.ports.parsed().clone() };
         self.pods.mesh_changed(mesh, &mut out);
         for key in &dirty.pods {
             addresses_changed |= self.pods.update(world, key, &mut self.findings, &mut out);

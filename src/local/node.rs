@@ -48,7 +48,9 @@ pub(crate) fn set_up(dual_stack: bool) -> Result<(), NetworkError> {
         set("net/ipv6/conf/all/forwarding", "1")?;
     }
     let ipv6 = match dual_stack {
-        true => format!("address add {NODE_IPV6}/128 dev lo\nroute add unreachable fd00:10:244::/64\nroute add fd00:10:96::/64 dev lo\n"),
+        true => format!(
+            "address add {NODE_IPV6}/128 dev lo\nroute add unreachable fd00:10:244::/64\nroute add fd00:10:96::/64 dev lo\n"
+        ),
         false => String::new(),
     };
     let batch = format!(

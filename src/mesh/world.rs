@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::{
-    Egress, EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficSplit,
-    TrafficTarget,
+    Egress, EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute,
+    TrafficSplit, TrafficTarget,
 };
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey};
 use index::{Index, Named};
@@ -292,7 +292,9 @@ impl World {
             match &egress.sources {
                 None => dirty.pods.extend(self.pods_in(&name.0).map(|pod| pod.key.clone())),
                 Some(accounts) => {
-                    dirty.pods.extend(accounts.iter().flat_map(|account| self.index.pods_of_account.get(account)).cloned());
+                    dirty
+                        .pods
+                        .extend(accounts.iter().flat_map(|account| self.index.pods_of_account.get(account)).cloned());
                 }
             }
         }

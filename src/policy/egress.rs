@@ -47,7 +47,8 @@ pub fn pod(world: &World, pod: &Pod) -> (Option<EgressPlan>, Vec<Diagnostic>) {
 impl EgressPlan {
     fn add(&mut self, egress: &Egress, ranges: &[IpNet], diagnostics: &mut Vec<Diagnostic>) {
         use EgressProtocol::{Http, Tcp, Tls};
-        let by_default = [(80, Http), (443, Tls)].map(|(number, protocol)| EgressPort { number, protocol: Some(protocol) });
+        let by_default =
+            [(80, Http), (443, Tls)].map(|(number, protocol)| EgressPort { number, protocol: Some(protocol) });
         let ports: Vec<EgressPort> = egress.ports.iter().copied().collect();
         let of_hosts = if ports.is_empty() { &by_default[..] } else { &ports };
         for EgressPort { number, protocol } in of_hosts {
@@ -61,7 +62,8 @@ impl EgressPlan {
         }
         for address in &egress.addresses {
             if let Some(range) = ranges.iter().find(|range| range.contains(address)) {
-                let reason = format!("{address} is within {range}, a range of the mesh, and what is inside is never denied");
+                let reason =
+                    format!("{address} is within {range}, a range of the mesh, and what is inside is never denied");
                 let help = "remove it; who may call a workload is said by TrafficTarget";
                 diagnostics.push(Diagnostic::warning("spec.addresses", reason, help).about(egress_ref(egress)));
                 continue;
@@ -108,7 +110,8 @@ mod tests {
 
     #[test]
     fn hosts_are_called_by_http_on_80_and_by_tls_on_443_unless_ports_are_given() {
-        let world = world(EgressMode::Deny, [Object::Egress(egress("shop/a").host("api.example.com").host("*.example.org"))]);
+        let world =
+            world(EgressMode::Deny, [Object::Egress(egress("shop/a").host("api.example.com").host("*.example.org"))]);
         let shop = plan(&world, "shop/web-1").0.expect("a plan");
         assert_eq!(named(&shop.http), ["api.example.com:80", "*.example.org:80"]);
         assert_eq!(named(&shop.tls), ["api.example.com:443", "*.example.org:443"]);
@@ -121,8 +124,12 @@ mod tests {
         let tcp = egress("shop/b").host("db.example.com").address("198.51.100.7/32");
         let tcp = tcp.port(5432, Some(EgressProtocol::Tcp)).port(8443, Some(EgressProtocol::Tcp));
         let shop = plan(&world(EgressMode::Deny, [both, tcp].map(Object::Egress)), "shop/web-1").0.expect("a plan");
-        assert_eq!((named(&shop.http), named(&shop.tls)), (vec!["api.example.com:8443".to_owned()], vec!["api.example.com:8443".to_owned()]));
-        let addresses: Vec<_> = shop.addresses.iter().map(|(port, net)| format!("{net}:{}", port.unwrap_or(0))).collect();
+        assert_eq!(
+            (named(&shop.http), named(&shop.tls)),
+            (vec!["api.example.com:8443".to_owned()], vec!["api.example.com:8443".to_owned()])
+        );
+        let addresses: Vec<_> =
+            shop.addresses.iter().map(|(port, net)| format!("{net}:{}", port.unwrap_or(0))).collect();
         assert_eq!(addresses, ["198.51.100.7/32:5432", "198.51.100.7/32:8443", "203.0.113.0/24:8443"]);
         assert_eq!(shop.tcp, BTreeSet::from([5432]), "on 8443 a name has to be looked for");
     }

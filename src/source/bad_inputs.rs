@@ -475,14 +475,38 @@ macro_rules! egress {
 
 const EGRESS: &[Case] = &[
     error(egress!("spec: {}\n"), 4, "spec", "allows nothing", "spec.hosts or spec.addresses"),
-    error(egress!("spec:\n  hosts:\n  - a.example\n  - https://a.example\n"), 7, "spec.hosts[1]", "not the name of a host", "without scheme"),
+    error(
+        egress!("spec:\n  hosts:\n  - a.example\n  - https://a.example\n"),
+        7,
+        "spec.hosts[1]",
+        "not the name of a host",
+        "without scheme",
+    ),
     error(egress!("spec:\n  hosts: [\"a.example:443\"]\n"), 5, "spec.hosts[0]", "not the name of a host", "spec.ports"),
     error(egress!("spec:\n  hosts: [192.0.2.1]\n"), 5, "spec.hosts[0]", "not the name of a host", "spec.addresses"),
     error(egress!("spec:\n  hosts: [\"*\"]\n"), 5, "spec.hosts[0]", "not the name of a host", "0.0.0.0/0"),
-    error(egress!("spec:\n  hosts: [api.*.example]\n"), 5, "spec.hosts[0]", "not the name of a host", "`*.` and a DNS name"),
+    error(
+        egress!("spec:\n  hosts: [api.*.example]\n"),
+        5,
+        "spec.hosts[0]",
+        "not the name of a host",
+        "`*.` and a DNS name",
+    ),
     error(egress!("spec:\n  addresses: [a.example]\n"), 5, "spec.addresses[0]", "not an address range", "spec.hosts"),
-    warning(egress!("spec:\n  addresses: [192.0.2.1/24]\n"), 5, "spec.addresses[0]", "read as 192.0.2.0/24", "write 192.0.2.0/24"),
-    error(egress!("spec:\n  hosts: [a.example]\n  ports: [{number: 0}]\n"), 6, "spec.ports[0].number", "not a port", "65535"),
+    warning(
+        egress!("spec:\n  addresses: [192.0.2.1/24]\n"),
+        5,
+        "spec.addresses[0]",
+        "read as 192.0.2.0/24",
+        "write 192.0.2.0/24",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  ports: [{number: 0}]\n"),
+        6,
+        "spec.ports[0].number",
+        "not a port",
+        "65535",
+    ),
     error(
         egress!("spec:\n  addresses: [192.0.2.1]\n  ports: [{number: 53, protocol: UDP}]\n"),
         6,
@@ -497,7 +521,13 @@ const EGRESS: &[Case] = &[
         "nothing in TCP tells",
         "spec.addresses",
     ),
-    error(egress!("spec:\n  hosts: [a.example]\n  sources: [{kind: Group, name: a}]\n"), 6, "spec.sources[0].kind", "a Group", "ServiceAccount"),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  sources: [{kind: Group, name: a}]\n"),
+        6,
+        "spec.sources[0].kind",
+        "a Group",
+        "ServiceAccount",
+    ),
     error(
         egress!("spec:\n  hosts: [a.example]\n  sources: [{name: a, namespace: bank}]\n"),
         6,
@@ -505,8 +535,20 @@ const EGRESS: &[Case] = &[
         "cannot allow accounts of bank",
         "an Egress in bank",
     ),
-    warning(egress!("spec:\n  hosts: [a.example]\n  sources: []\n"), 6, "spec.sources", "allows nobody", "ServiceAccount"),
-    error(config!("spec:\n  egress:\n    mode: none\n"), 6, "spec.egress.mode", "`none` is not a mode", "`Allow`, `Deny`"),
+    warning(
+        egress!("spec:\n  hosts: [a.example]\n  sources: []\n"),
+        6,
+        "spec.sources",
+        "allows nobody",
+        "ServiceAccount",
+    ),
+    error(
+        config!("spec:\n  egress:\n    mode: none\n"),
+        6,
+        "spec.egress.mode",
+        "`none` is not a mode",
+        "`Allow`, `Deny`",
+    ),
 ];
 
 /// What is said of a file on its own, and whether an object came of it.

@@ -76,10 +76,26 @@ fn run(line: &str) {
     let raw = |url: &str| tcp(&mesh, CLIENT, url);
 
     checks.equal("protocol-ports: a named target port", "server HTTP/1.1 mtls", http(&["http://several/"]));
-    checks.equal("protocol-ports: HTTP/2 on a port for HTTP", "server HTTP/2.0 mtls", http(&["--http2", "http://several/"]));
-    checks.equal("protocol-ports: HTTP/2 on a port of several", "server HTTP/2.0 mtls", http(&["--http2", "http://several:82/"]));
-    checks.equal("protocol-ports: HTTP/2 on a port declared kubernetes.io/h2c", "server HTTP/2.0 mtls", http(&["--http2", "http://several:83/"]));
-    checks.equal("protocol-ports: gRPC on a Service of several ports", "OK", mesh.code(CLIENT, &["grpc://several:9090"]));
+    checks.equal(
+        "protocol-ports: HTTP/2 on a port for HTTP",
+        "server HTTP/2.0 mtls",
+        http(&["--http2", "http://several/"]),
+    );
+    checks.equal(
+        "protocol-ports: HTTP/2 on a port of several",
+        "server HTTP/2.0 mtls",
+        http(&["--http2", "http://several:82/"]),
+    );
+    checks.equal(
+        "protocol-ports: HTTP/2 on a port declared kubernetes.io/h2c",
+        "server HTTP/2.0 mtls",
+        http(&["--http2", "http://several:83/"]),
+    );
+    checks.equal(
+        "protocol-ports: gRPC on a Service of several ports",
+        "OK",
+        mesh.code(CLIENT, &["grpc://several:9090"]),
+    );
     checks.equal("protocol-ports: TCP on a Service of several ports", "ok server v1", raw("tcp://several:7000"));
     checks.equal("protocol-ports: one that the Service has not", "503", mesh.code(CLIENT, &["http://several:81/"]));
 
@@ -104,7 +120,11 @@ fn run(line: &str) {
     let greeted = |name: &str, port: u16| greeting(&mesh, CLIENT, address(&mesh, name, port)?);
     checks.equal("protocol-server-first: on a well-known port", "greeter v1", greeted("database", 3306));
     checks.equal("protocol-ports: one number for TCP and HTTP, TCP", "ok server v1", raw("tcp://clash-tcp:4000"));
-    checks.equal("protocol-ports: one number for TCP and HTTP, HTTP", "server HTTP/1.1 mtls", http(&["http://clash-http:4000/"]));
+    checks.equal(
+        "protocol-ports: one number for TCP and HTTP, HTTP",
+        "server HTTP/1.1 mtls",
+        http(&["http://clash-http:4000/"]),
+    );
 
     checks.equal("protocol-endpoints: none yet", "503", mesh.code(CLIENT, &["http://legacy/"]));
     mesh.write("legacy.yaml", &slice(stranger)).expect("a slice");
@@ -147,7 +167,11 @@ fn run(line: &str) {
             called == ["stranger HTTP/1.1 plaintext", "ok stranger v1"] && through.iter().any(|(_, count)| *count == 2);
         Ok((ok, format!("{}; {through:?}", called.join(", "))))
     });
-    checks.equal("protocol-ranges: a Service in those that are left", "server HTTP/1.1 mtls", http(&["http://several/"]));
+    checks.equal(
+        "protocol-ranges: a Service in those that are left",
+        "server HTTP/1.1 mtls",
+        http(&["http://several/"]),
+    );
     checks.end(mesh).expect("every scenario holds");
 }
 
@@ -160,15 +184,27 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
     let asked = |say: &str, field: &str| talk(several, say).map(|answer| wire::status_and(&answer, field));
 
     checks.equal("protocol-websocket: over HTTP/1.1", "101 hello", wire::websocket(mesh, CLIENT, several, "several"));
-    checks.equal("protocol-websocket: over HTTP/2", "200 hello", wire::websocket_http2(mesh, CLIENT, several, "several"));
-    checks.equal("protocol-websocket: to a pod without a sidecar", "101 hello", wire::websocket(mesh, CLIENT, stranger, "x"));
+    checks.equal(
+        "protocol-websocket: over HTTP/2",
+        "200 hello",
+        wire::websocket_http2(mesh, CLIENT, several, "several"),
+    );
+    checks.equal(
+        "protocol-websocket: to a pod without a sidecar",
+        "101 hello",
+        wire::websocket(mesh, CLIENT, stranger, "x"),
+    );
     checks.equal(
         "protocol-grpc-stream: both sides speak in turn",
         "2000 answers in order, ended",
         wire::grpc_chat(mesh, CLIENT, SocketAddr::new(several.ip(), 9090), 2000),
     );
 
-    checks.equal("protocol-http10: with a Host", "200 several", asked("GET / HTTP/1.0\r\nHost: several\r\n\r\n", "host"));
+    checks.equal(
+        "protocol-http10: with a Host",
+        "200 several",
+        asked("GET / HTTP/1.0\r\nHost: several\r\n\r\n", "host"),
+    );
     checks.equal("protocol-http10: without a Host", "200 unknown", asked("GET / HTTP/1.0\r\n\r\n", "host"));
     const CLOSE: &str = "Connection: close\r\n\r\n";
     let host = |host: &str| asked(&format!("GET / HTTP/1.1\r\n{host}{CLOSE}"), "host");
@@ -187,7 +223,8 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
     checks.equal("protocol-headers: of more than 96 KiB", "431", large(97 * 1024));
     checks.holds("protocol-headers: of 60 KiB in an answer", "there", || {
         let answer = talk(several, &format!("GET /?header=61440 HTTP/1.1\r\nHost: x\r\n{CLOSE}"))?;
-        let length = answer.split("x-weft-app-large: ").nth(1).map_or(0, |rest| rest.split('\r').next().map_or(0, str::len));
+        let length =
+            answer.split("x-weft-app-large: ").nth(1).map_or(0, |rest| rest.split('\r').next().map_or(0, str::len));
         Ok((length == 61440, format!("{} of {length} bytes", wire::status_and(&answer, "host"))))
     });
 
@@ -206,8 +243,11 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
     checks.equal(
         "protocol-expect: the application refuses before the body",
         "405",
-        talk(several, &format!("POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n{CLOSE}"))
-            .map(|answer| wire::status_and(&answer, "host")),
+        talk(
+            several,
+            &format!("POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n{CLOSE}"),
+        )
+        .map(|answer| wire::status_and(&answer, "host")),
     );
 
     checks.holds("protocol-trailers: over HTTP/1.1, both ways", "there and back", || {
@@ -218,19 +258,50 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
         let back = answer.to_ascii_lowercase().contains("x-weft-app-trailer: back");
         Ok((sent && back, format!("{} there: {sent}, back: {back}", wire::status_and(&answer, "host"))))
     });
-    checks.equal("protocol-trailers: over HTTP/2, both ways", "there back", wire::trailers_http2(mesh, CLIENT, several, "x"));
+    checks.equal(
+        "protocol-trailers: over HTTP/2, both ways",
+        "there back",
+        wire::trailers_http2(mesh, CLIENT, several, "x"),
+    );
 
-    checks.equal("protocol-tls: of the application, declared", "server \"secure.app\"", https(mesh, CLIENT, "https://secure.app/"));
-    checks.equal("protocol-tls: of the application, undeclared", "server \"secure.app\"", https(mesh, CLIENT, "https://secure.app:444/"));
-    checks.equal("protocol-tls: from outside the mesh", "server \"secure.app\"", https(mesh, "plain/stranger", "https://secure.app/"));
-    checks.equal("protocol-tls: to a host outside", "outside \"api.example.com\"", https(mesh, CLIENT, "https://api.example.com/"));
-    checks.equal("protocol-server-first: outside, on a well-known port that no Service has", "mail v1",
-        address(mesh, "api.example.com", 25).and_then(|to| greeting(mesh, CLIENT, to)));
+    checks.equal(
+        "protocol-tls: of the application, declared",
+        "server \"secure.app\"",
+        https(mesh, CLIENT, "https://secure.app/"),
+    );
+    checks.equal(
+        "protocol-tls: of the application, undeclared",
+        "server \"secure.app\"",
+        https(mesh, CLIENT, "https://secure.app:444/"),
+    );
+    checks.equal(
+        "protocol-tls: from outside the mesh",
+        "server \"secure.app\"",
+        https(mesh, "plain/stranger", "https://secure.app/"),
+    );
+    checks.equal(
+        "protocol-tls: to a host outside",
+        "outside \"api.example.com\"",
+        https(mesh, CLIENT, "https://api.example.com/"),
+    );
+    checks.equal(
+        "protocol-server-first: outside, on a well-known port that no Service has",
+        "mail v1",
+        address(mesh, "api.example.com", 25).and_then(|to| greeting(mesh, CLIENT, to)),
+    );
 
     for pod in ["db-0", "db-1"] {
-        checks.equal(&format!("protocol-stateful: {pod} by name, HTTP"), pod, pod_of(mesh, &format!("http://{pod}.db:8080/")));
+        checks.equal(
+            &format!("protocol-stateful: {pod} by name, HTTP"),
+            pod,
+            pod_of(mesh, &format!("http://{pod}.db:8080/")),
+        );
     }
-    checks.equal("protocol-stateful: a pod by its whole name, TCP", "ok db v1", tcp(mesh, CLIENT, "tcp://db-1.db.app.svc.cluster.local:7000"));
+    checks.equal(
+        "protocol-stateful: a pod by its whole name, TCP",
+        "ok db v1",
+        tcp(mesh, CLIENT, "tcp://db-1.db.app.svc.cluster.local:7000"),
+    );
     checks.holds("protocol-stateful: a new pod of the same name at another address", "db-1 answers again", || {
         let before = mesh.resolve(CLIENT, "db-1.db")?;
         mesh.edit("pods.yaml", |text| text.replacen("--name=db,", "--name=db, --version=v2,", 1))?;
@@ -243,10 +314,26 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
         Ok((before != after && pod == "db-1", format!("{pod}, {before} before and {after} after")))
     });
 
-    checks.equal("protocol-external-name: another Service", "server HTTP/1.1 mtls", answer(mesh, CLIENT, &["http://alias/"]));
-    checks.equal("protocol-external-name: a host outside", "outside HTTP/1.1 plaintext", answer(mesh, CLIENT, &["http://away/"]));
-    checks.equal("protocol-shared-pods: HTTP by one Service", "server HTTP/1.1 mtls", answer(mesh, CLIENT, &["http://headless:8080/"]));
-    checks.equal("protocol-shared-pods: the same port opaque by another", "server HTTP/1.1 plaintext", answer(mesh, CLIENT, &["http://opaque:8080/"]));
+    checks.equal(
+        "protocol-external-name: another Service",
+        "server HTTP/1.1 mtls",
+        answer(mesh, CLIENT, &["http://alias/"]),
+    );
+    checks.equal(
+        "protocol-external-name: a host outside",
+        "outside HTTP/1.1 plaintext",
+        answer(mesh, CLIENT, &["http://away/"]),
+    );
+    checks.equal(
+        "protocol-shared-pods: HTTP by one Service",
+        "server HTTP/1.1 mtls",
+        answer(mesh, CLIENT, &["http://headless:8080/"]),
+    );
+    checks.equal(
+        "protocol-shared-pods: the same port opaque by another",
+        "server HTTP/1.1 plaintext",
+        answer(mesh, CLIENT, &["http://opaque:8080/"]),
+    );
 
     for (port, kind, expected) in [
         (1001, "http", "server HTTP/1.1 mtls"),
@@ -260,14 +347,25 @@ fn more(mesh: &Mesh, checks: &mut Scenarios) {
         checks.equal(&format!("protocol-app-protocol: {kind}"), expected, answer(mesh, CLIENT, &arguments));
     }
     let declared = |port| address(mesh, "declared.app", port);
-    checks.equal("protocol-app-protocol: WebSocket on kubernetes.io/ws", "101 hello",
-        declared(1003).and_then(|to| wire::websocket(mesh, CLIENT, to, "declared")));
+    checks.equal(
+        "protocol-app-protocol: WebSocket on kubernetes.io/ws",
+        "101 hello",
+        declared(1003).and_then(|to| wire::websocket(mesh, CLIENT, to, "declared")),
+    );
     checks.equal("protocol-app-protocol: grpc", "OK", mesh.code(CLIENT, &["grpc://declared:1006"]));
     for (port, kind) in [(1007, "https"), (1008, "kubernetes.io/wss")] {
-        checks.equal(&format!("protocol-app-protocol: {kind}"), "server \"declared.app\"", https(mesh, CLIENT, &format!("https://declared.app:{port}/")));
+        checks.equal(
+            &format!("protocol-app-protocol: {kind}"),
+            "server \"declared.app\"",
+            https(mesh, CLIENT, &format!("https://declared.app:{port}/")),
+        );
     }
     for (port, kind) in [(1009, "tcp"), (1010, "example.com/own")] {
-        checks.equal(&format!("protocol-app-protocol: {kind}"), "ok server v1", tcp(mesh, CLIENT, &format!("tcp://declared:{port}")));
+        checks.equal(
+            &format!("protocol-app-protocol: {kind}"),
+            "ok server v1",
+            tcp(mesh, CLIENT, &format!("tcp://declared:{port}")),
+        );
     }
 }
 

@@ -44,11 +44,15 @@ impl Egress {
                 let users = self.clusters.entry(name.clone()).or_default();
                 *users += 1;
                 if *users == 1 {
-                    let message = host.map_or_else(cluster::outside_by_wildcard, |(host, port)| cluster::outside(host, port));
+                    let message =
+                        host.map_or_else(cluster::outside_by_wildcard, |(host, port)| cluster::outside(host, port));
                     out.put(ResourceType::Cluster, name, &message, None);
                 }
             }
-            let resources = [self.listener(&plan, out), out.encode(ResourceType::Route, names::EGRESS.into(), &egress::routes(&plan), None)];
+            let resources = [
+                self.listener(&plan, out),
+                out.encode(ResourceType::Route, names::EGRESS.into(), &egress::routes(&plan), None),
+            ];
             self.plans.insert(plan.clone(), Made { resources, pods: BTreeSet::new() });
         }
         if let Some(made) = self.plans.get_mut(&plan) {

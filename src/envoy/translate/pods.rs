@@ -165,7 +165,8 @@ impl Pods {
             let Some(proxy) = self.pods.get_mut(&key).and_then(|pod| pod.proxy.as_mut()) else { continue };
             let made = proxy.egress.iter().flat_map(|plan| self.egress.resources(plan));
             let made = Vec::from_iter(made.map(|resource| own(&key, resource.clone())));
-            let is_made = |other: &Arc<Resource>| made.iter().any(|made| (made.kind, &made.name) == (other.kind, &other.name));
+            let is_made =
+                |other: &Arc<Resource>| made.iter().any(|made| (made.kind, &made.name) == (other.kind, &other.name));
             let others = proxy.view.own.iter().filter(|other| !is_made(other)).cloned();
             let own = others.chain(made.iter().cloned()).collect();
             proxy.view = Arc::new(View { own, pushed: proxy.view.pushed.clone() });

@@ -154,7 +154,13 @@ fn slice(service: &Service, family: Family, ports: &[Port], endpoints: Vec<Endpo
     let labels = [(SERVICE_NAME, name), (MANAGED_BY, CONTROLLER)];
     EndpointSlice {
         metadata: ObjectMeta {
-            name: Some(format!("{name}-{}", hash::suffix(&format!("{namespace}/{name} {ports:?}{}", if family == Family::IPv4 { "" } else { " IPv6" }), 5))),
+            name: Some(format!(
+                "{name}-{}",
+                hash::suffix(
+                    &format!("{namespace}/{name} {ports:?}{}", if family == Family::IPv4 { "" } else { " IPv6" }),
+                    5
+                )
+            )),
             namespace: Some(namespace.to_owned()),
             labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
             owner_references: Some(vec![OwnerReference {

@@ -166,7 +166,13 @@ impl LivePod {
             host_ip: Some(NODE_ADDRESS.to_string()),
             host_ips: Some(vec![HostIP { ip: NODE_ADDRESS.to_string() }]),
             pod_ip: Some(ip.clone()),
-            pod_ips: Some([Some(ip), self.run.ipv6.map(|ip| ip.to_string())].into_iter().flatten().map(|ip| PodIP { ip }).collect()),
+            pod_ips: Some(
+                [Some(ip), self.run.ipv6.map(|ip| ip.to_string())]
+                    .into_iter()
+                    .flatten()
+                    .map(|ip| PodIP { ip })
+                    .collect(),
+            ),
             start_time: Some(Time(created)),
             container_statuses: Some(self.container_statuses()),
             ..PodStatus::default()

@@ -95,7 +95,8 @@ pub fn ruleset<'a>(
         exempt: String::new(),
         fits: IpAddr::is_ipv6,
     };
-    text(&frontends, &ipv4) + &if frontends.keys().any(|(ip, ..)| ip.is_ipv6()) { text(&frontends, &ipv6) } else { gone("ip6") }
+    text(&frontends, &ipv4)
+        + &if frontends.keys().any(|(ip, ..)| ip.is_ipv6()) { text(&frontends, &ipv6) } else { gone("ip6") }
 }
 
 /// Removes the table of a family, whether or not it is there.

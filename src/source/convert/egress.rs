@@ -29,10 +29,17 @@ pub(super) fn egress(egress: &egress::Egress, findings: &mut Findings) -> Option
     };
     let written = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if !written(&spec.hosts) && !written(&spec.addresses) {
-        findings.error("spec", "there is neither a host nor an address, so it allows nothing", "add spec.hosts or spec.addresses");
+        findings.error(
+            "spec",
+            "there is neither a host nor an address, so it allows nothing",
+            "add spec.hosts or spec.addresses",
+        );
     }
     let only_tcp = |port: &EgressPort| port.protocol == Some(EgressProtocol::Tcp);
-    if !egress.hosts.is_empty() && egress.addresses.is_empty() && !egress.ports.is_empty() && egress.ports.iter().all(only_tcp)
+    if !egress.hosts.is_empty()
+        && egress.addresses.is_empty()
+        && !egress.ports.is_empty()
+        && egress.ports.iter().all(only_tcp)
     {
         findings.error(
             "spec.ports",
@@ -41,7 +48,11 @@ pub(super) fn egress(egress: &egress::Egress, findings: &mut Findings) -> Option
         );
     }
     if egress.sources.as_ref().is_some_and(BTreeSet::is_empty) {
-        findings.warning("spec.sources", "the list is empty, so it allows nobody", "name a ServiceAccount, or remove the list");
+        findings.warning(
+            "spec.sources",
+            "the list is empty, so it allows nobody",
+            "name a ServiceAccount, or remove the list",
+        );
     }
     Some(egress)
 }
@@ -54,7 +65,10 @@ fn host(index: usize, text: &str, findings: &mut Findings) -> Option<EgressHost>
     };
     let label = |label: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        (1..=63).contains(&label.len()) && label.chars().all(allowed) && !label.starts_with('-') && !label.ends_with('-')
+        (1..=63).contains(&label.len())
+            && label.chars().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
     let help = match text {
         _ if text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() => "write it under spec.addresses",

@@ -19,7 +19,7 @@ use weft_e2e::mesh::Mesh;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says `say` and hears until `enough` is heard or the other side ends.
-pub fn talk(mesh: &Mesh, pod: &str, to: SocketAddr, say: &str, enough: &str) -> anyhow::Result<String> {
+pub(super) fn talk(mesh: &Mesh, pod: &str, to: SocketAddr, say: &str, enough: &str) -> anyhow::Result<String> {
     let mut socket = mesh.dial(pod, to)?;
     mesh.traffic().call();
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -28,7 +28,7 @@ pub fn talk(mesh: &Mesh, pod: &str, to: SocketAddr, say: &str, enough: &str) -> 
 }
 
 /// Hears until `enough` is heard or the other side ends.
-pub fn hear(socket: &mut impl Read, enough: &str) -> anyhow::Result<String> {
+pub(super) fn hear(socket: &mut impl Read, enough: &str) -> anyhow::Result<String> {
     let (mut heard, mut buffer) = (Vec::new(), [0; 16 * 1024]);
     loop {
         let read = socket.read(&mut buffer).with_context(|| format!("after {}", String::from_utf8_lossy(&heard)))?;
@@ -41,14 +41,14 @@ pub fn hear(socket: &mut impl Read, enough: &str) -> anyhow::Result<String> {
 }
 
 /// The status of an HTTP/1 answer, and a field of the workload's JSON: `200 several`.
-pub fn status_and(answer: &str, field: &str) -> String {
+pub(super) fn status_and(answer: &str, field: &str) -> String {
     let status = answer.split(' ').nth(1).unwrap_or("none");
     let value = answer.split(&format!("\"{field}\": \"")).nth(1).and_then(|rest| rest.split('"').next());
     value.map_or(status.to_owned(), |value| format!("{status} {value}"))
 }
 
 /// Opens a WebSocket by HTTP/1.1's upgrade and has a text given back: `101 hello`.
-pub fn websocket(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> anyhow::Result<String> {
+pub(super) fn websocket(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> anyhow::Result<String> {
     let mut socket = mesh.dial(pod, to)?;
     mesh.traffic().call();
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -101,7 +101,7 @@ async fn http2(socket: TcpStream) -> anyhow::Result<SendRequest<bytes::Bytes>> {
 }
 
 /// Opens a WebSocket by HTTP/2's extended CONNECT (RFC 8441) and has a text given back: `200 hello`.
-pub fn websocket_http2(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> anyhow::Result<String> {
+pub(super) fn websocket_http2(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> anyhow::Result<String> {
     on_connection(mesh, pod, to, async |socket| {
         let mut client = http2(socket).await?;
         ensure!(client.is_extended_connect_protocol_enabled(), "the sidecar does not offer extended CONNECT");
@@ -127,7 +127,7 @@ pub fn websocket_http2(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> an
 }
 
 /// Sends a body with a trailer over HTTP/2 and asks for one: what the callee saw and what came back.
-pub fn trailers_http2(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> anyhow::Result<String> {
+pub(super) fn trailers_http2(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> anyhow::Result<String> {
     on_connection(mesh, pod, to, async |socket| {
         let mut client = http2(socket).await?;
         let request = Request::builder()
@@ -153,7 +153,7 @@ pub fn trailers_http2(mesh: &Mesh, pod: &str, to: SocketAddr, host: &str) -> any
 }
 
 /// One gRPC stream on which both sides speak in turn, so many times: how many answers came, in order.
-pub fn grpc_chat(mesh: &Mesh, pod: &str, to: SocketAddr, count: u32) -> anyhow::Result<String> {
+pub(super) fn grpc_chat(mesh: &Mesh, pod: &str, to: SocketAddr, count: u32) -> anyhow::Result<String> {
     on_connection(mesh, pod, to, async |socket| {
         let mut socket = Some(hyper_util::rt::TokioIo::new(socket));
         let connector = tower::service_fn(move |_| {

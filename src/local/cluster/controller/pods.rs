@@ -57,7 +57,8 @@ impl Cluster {
 
     /// Brings Deployments, StatefulSets and declared Pods nearer to what they should be, until nothing is left to do at once.
     pub(super) fn reconcile_pods(&mut self) {
-        while !(self.dirty_deployments.is_empty() && self.dirty_stateful_sets.is_empty() && self.dirty_pods.is_empty()) {
+        while !(self.dirty_deployments.is_empty() && self.dirty_stateful_sets.is_empty() && self.dirty_pods.is_empty())
+        {
             for key in std::mem::take(&mut self.dirty_deployments) {
                 self.reconcile_deployment(&key);
             }
@@ -198,7 +199,12 @@ impl Cluster {
     }
 
     /// What is wrong with a blueprint, found by resolving a pod that is never made.
-    pub(super) fn check(&self, namespace: &crate::mesh::Namespace, blueprint: &Blueprint, prefix: &str) -> Vec<Diagnostic> {
+    pub(super) fn check(
+        &self,
+        namespace: &crate::mesh::Namespace,
+        blueprint: &Blueprint,
+        prefix: &str,
+    ) -> Vec<Diagnostic> {
         let mut pod = self.pod_object(&PodKey::new(namespace.clone(), ""), blueprint, String::new());
         pod.status = Some(PodStatus { pod_ip: Some(String::new()), ..PodStatus::default() });
         template::resolve(&pod, prefix, &self.config.executable).diagnostics
@@ -229,7 +235,8 @@ impl Cluster {
             false => (&mut self.pod_addresses, "10.244.0.0/16"),
         };
         let Some(ip) = addresses.allocate(self.now) else {
-            let full = Diagnostic::error("", format!("no address of {range} is free for another pod"), "run fewer pods");
+            let full =
+                Diagnostic::error("", format!("no address of {range} is free for another pod"), "run fewer pods");
             self.report(owner, vec![full]);
             return;
         };
