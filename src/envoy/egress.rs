@@ -51,19 +51,22 @@ const IN_CLEAR: &str = "raw_buffer";
 /// The outbound listener for this plan in a mesh of these ranges. `parsed` are the ports that some Service declares as
 /// something that is looked into.
 pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, parsed: &BTreeSet<u16>, plan: &EgressPlan) -> Listener {
-    let named = plan.http.iter().chain(&plan.tls).map(|(_, port)| *port);
-    let ports: BTreeSet<u16> =
-        tcp.at.keys().copied().chain(named).chain(plan.addresses.iter().filter_map(|(port, _)| *port)).collect();
+    let by_name: BTreeSet<u16> = plan.http.iter().chain(&plan.tls).map(|(_, port)| *port).collect();
+    let by_address = plan.addresses.iter().filter_map(|(port, _)| *port);
+    let ports: BTreeSet<u16> = tcp.at.keys().chain(&by_name).copied().chain(by_address).collect();
     let groups = ports.into_iter().map(Some).chain([None]);
     let filter_chains = groups.flat_map(|port| {
-        let mut chains: Vec<FilterChain> =
-            outbound::mesh_chains(ranges, tcp, port).into_iter().flat_map(beside_tls).collect();
+        // A port that every Service declares TCP is looked into for the names outside alone.
+        let is_tcp = port.is_some_and(|port| tcp.everywhere.contains(&port));
+        let mesh = outbound::mesh_chains(ranges, tcp, port).into_iter().filter(|chain| !(is_tcp && is_http(chain)));
+        let mut chains: Vec<FilterChain> = mesh.flat_map(beside_tls).collect();
         chains.extend(to_addresses(tcp, plan, port));
         chains.push(http(plan, port));
         chains.extend(plan.tls.iter().filter(|(_, at)| Some(*at) == port).map(|(host, at)| tls(host, *at)));
         chains
     });
-    let first_of_server = tcp.everywhere.iter().chain(plan.tcp.difference(parsed)).copied().collect();
+    let by_address = tcp.everywhere.iter().chain(plan.tcp.difference(parsed));
+    let first_of_server = by_address.copied().filter(|port| !by_name.contains(port)).collect();
     let inspected = |mut filter: envoy_types::pb::envoy::config::listener::v3::ListenerFilter| {
         filter.filter_disabled = outbound::on_ports(&first_of_server);
         filter
@@ -119,7 +122,7 @@ pub fn clusters(plan: &EgressPlan) -> BTreeMap<ResourceName, Option<(&str, u16)>
 /// else has a twin for TLS.
 fn beside_tls(chain: FilterChain) -> Vec<FilterChain> {
     let Some(fits) = chain.filter_chain_match.clone() else { return vec![chain] };
-    let twin = fits.application_protocols.is_empty().then(|| FilterChain {
+    let twin = (!is_http(&chain)).then(|| FilterChain {
         name: format!("{}-tls", chain.name),
         filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls".to_owned(), ..fits.clone() }),
         ..chain.clone()
@@ -129,6 +132,10 @@ fn beside_tls(chain: FilterChain) -> Vec<FilterChain> {
         ..chain
     };
     [in_clear].into_iter().chain(twin).collect()
+}
+
+fn is_http(chain: &FilterChain) -> bool {
+    chain.filter_chain_match.as_ref().is_some_and(|fits| !fits.application_protocols.is_empty())
 }
 
 fn named(name: &str, port: Option<u16>) -> String {

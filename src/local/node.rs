@@ -63,9 +63,10 @@ pub(crate) fn set_up(dual_stack: bool) -> Result<(), NetworkError> {
 /// Connects the pod whose network namespace process `pid` is in (a pid as this process sees it).
 pub(crate) fn connect_pod(pod: Ipv4Addr, ipv6: Option<Ipv6Addr>, pid: i32) -> Result<(), NetworkError> {
     let link = link_name(pod);
-    // Neighbours are asked for on the link itself, so the node has its address there too.
+    // Neighbours are asked for on the link itself, so the node has its address there too; from its link-local one it asks
+    // for those to whom it only forwards.
     let ipv6 = ipv6.map_or_else(String::new, |pod| {
-        format!("address add {NODE_IPV6}/128 dev {link} nodad\nroute add {pod}/128 dev {link}\n")
+        format!("address add {NODE_IPV6}/128 dev {link} nodad\naddress add fe80::1/64 dev {link} nodad\nroute add {pod}/128 dev {link}\n")
     });
     let batch = format!(
         "link add {link} type veth peer name eth0 netns {pid}\n\

@@ -59,7 +59,7 @@ fn run(line: &str) {
     checks.equal(
         "protocol-dual-stack: a pod's own Service by its IPv6 address",
         "client HTTP/1.1 mtls",
-        by_ipv6("client", 80),
+        by_ipv6("client.app.svc.cluster.local", 80),
     );
     checks.equal("protocol-dual-stack: a host outside", "outside HTTP/1.1 plaintext", by_ipv6("api.example.com", 80));
     checks.end(mesh).expect("every scenario holds");
