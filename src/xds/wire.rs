@@ -104,7 +104,7 @@ mod tests {
     fn response(content: u8) -> Response {
         let resources = vec![resource(Cluster, "a", content), resource(Cluster, "b", 1)];
         let type_url = Cluster.type_url().into();
-        Response { type_url, nonce: "7.1".into(), number: 7, resources, removed: vec!["gone".into()] }
+        Response { type_url, nonce: "7.1".into(), number: 7, resources: resources.into(), removed: vec!["gone".into()] }
     }
 
     fn delta(content: u8) -> envoy::DeltaDiscoveryResponse {

@@ -131,7 +131,7 @@ impl Client {
         let Some(response) = self.wire.pop_front() else { return false };
         let kind = ResourceType::from_type_url(&response.type_url).expect("a type of the model");
         let wanted = |name: &str| kind.has_wildcard() || self.wants[&kind].contains(name);
-        for resource in &response.resources {
+        for resource in response.resources.iter() {
             self.seen.insert((kind, resource.name.to_string(), resource.body[0]));
             if resource.body[0] != BAD && wanted(resource.name.as_str()) {
                 self.has.insert((kind, resource.name.to_string()), resource.version);
