@@ -39,7 +39,6 @@ use super::outbound::{self, HTTP, TcpPorts, in_ranges, on_demand, router, tcp_on
 use super::{cluster, inbound, rbac};
 use crate::mesh::object::EgressHost;
 use crate::policy::EgressPlan;
-use crate::snapshot::ResourceName;
 
 /// What an application reads when no Egress allows its request. It knows all of it already.
 const NOT_ALLOWED: &str =
@@ -107,15 +106,6 @@ pub fn routes(plan: &EgressPlan) -> RouteConfiguration {
         ignore_port_in_host_matching: true,
         ..Default::default()
     }
-}
-
-/// The clusters that a plan leads to, by their names: those of hosts, or the one of all wildcards.
-pub fn clusters(plan: &EgressPlan) -> BTreeMap<ResourceName, Option<(&str, u16)>> {
-    let named = plan.http.iter().chain(&plan.tls).map(|(host, port)| match host {
-        EgressHost::Exactly(name) => (names::egress(name, *port), Some((&**name, *port))),
-        EgressHost::Below(_) => (EGRESS_WILDCARD.into(), None),
-    });
-    named.collect()
 }
 
 /// A chain of the mesh where TLS is told apart: one that is for HTTP is for HTTP in clear only, and what is for all

@@ -106,6 +106,13 @@ pub fn egress(host: &str, port: u16) -> ResourceName {
     format!("egress/{host}:{port}").into()
 }
 
+/// The host outside the mesh that a cluster's name states, if it is one.
+pub fn parse_egress(name: &ResourceName) -> Option<(&str, u16)> {
+    let (host, port) = name.as_str().strip_prefix("egress/")?.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    (egress(host, port) == *name && !host.is_empty()).then_some((host, port))
+}
+
 /// How the cluster of a host outside the mesh is called in statistics: `egress/api_example_com/443`.
 pub fn egress_stat_name(host: &str, port: u16) -> String {
     format!("egress/{}/{port}", host.replace('.', "_"))

@@ -170,6 +170,7 @@ fn run(line: &str) {
         })?;
         mesh.remove("tcp.yaml")?;
         mesh.remove("wild.yaml")?;
+        mesh.calls(WEB, &["-n", "100", "http://api.example.com/"])?;
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });
@@ -182,6 +183,7 @@ fn run(line: &str) {
             let code = mesh.code(WEB, &["http://other.example.net/"])?;
             Ok(if code == "200" { Ok(()) } else { Err(code) })
         })?;
+        mesh.calls(WEB, &["-n", "200", "http://api.example.com/"])?;
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });

@@ -1,23 +1,21 @@
-//! The outbound listeners and routes of pods that may not call everything outside the mesh, and the hosts' clusters.
+//! The outbound listeners and routes of pods that may not call everything outside the mesh.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::Translated;
 use crate::envoy::outbound::TcpPorts;
-use crate::envoy::{cluster, egress, names};
+use crate::envoy::{egress, names};
 use crate::mesh::PodKey;
 use crate::policy::EgressPlan;
-use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
+use crate::snapshot::{Resource, ResourceType};
 
 /// What has been made of each plan, which many pods share.
 #[derive(Debug, Default)]
 pub(super) struct Egress {
     plans: HashMap<Arc<EgressPlan>, Made>,
-    /// How many plans lead to each cluster.
-    clusters: BTreeMap<ResourceName, usize>,
     mesh: OfMesh,
 }
 
@@ -40,15 +38,6 @@ impl Egress {
     pub(super) fn acquire(&mut self, plan: EgressPlan, pod: &PodKey, out: &mut Translated) -> Arc<EgressPlan> {
         let plan = self.plans.get_key_value(&plan).map_or_else(|| Arc::new(plan), |(known, _)| known.clone());
         if !self.plans.contains_key(&plan) {
-            for (name, host) in egress::clusters(&plan) {
-                let users = self.clusters.entry(name.clone()).or_default();
-                *users += 1;
-                if *users == 1 {
-                    let message =
-                        host.map_or_else(cluster::outside_by_wildcard, |(host, port)| cluster::outside(host, port));
-                    out.put(ResourceType::Cluster, name, &message, None);
-                }
-            }
             let resources = [
                 self.listener(&plan, out),
                 out.encode(ResourceType::Route, names::EGRESS.into(), &egress::routes(&plan), None),
@@ -62,21 +51,11 @@ impl Egress {
     }
 
     /// Takes the plan from a pod that has it no longer.
-    pub(super) fn release(&mut self, plan: &EgressPlan, pod: &PodKey, out: &mut Translated) {
+    pub(super) fn release(&mut self, plan: &EgressPlan, pod: &PodKey) {
         let Some(made) = self.plans.get_mut(plan) else { return };
         made.pods.remove(pod);
-        if !made.pods.is_empty() {
-            return;
-        }
-        self.plans.remove(plan);
-        for (name, _) in egress::clusters(plan) {
-            if let Some(users) = self.clusters.get_mut(&name) {
-                *users -= 1;
-                if *users == 0 {
-                    self.clusters.remove(&name);
-                    out.changes.push(Change::Remove(ResourceType::Cluster, name));
-                }
-            }
+        if made.pods.is_empty() {
+            self.plans.remove(plan);
         }
     }
 

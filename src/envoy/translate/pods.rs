@@ -102,7 +102,7 @@ impl Pods {
             self.release(&before.plan);
             let kept = proxy.as_ref().and_then(|proxy| proxy.egress.as_ref());
             if let Some(egress) = before.egress.filter(|egress| kept != Some(egress)) {
-                self.egress.release(&egress, key, out);
+                self.egress.release(&egress, key);
             }
         }
         findings.add(diagnostics.iter().cloned());
