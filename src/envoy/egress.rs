@@ -18,9 +18,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, Route, RouteConfiguration, RouteMatch, VirtualHost, route,
+    DirectResponseAction, HeaderMatcher, Route, RouteConfiguration, RouteMatch, VirtualHost,
 };
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as HttpForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
@@ -34,10 +36,10 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use ipnet::IpNet;
 
 use super::message::{boolean, http_filter, listener_filter, network_filter};
-use super::names::{self, DESTINATION_HEADER, EGRESS, EGRESS_DENIED, EGRESS_WILDCARD, PASSTHROUGH};
+use super::names::{self, DESTINATION_HEADER, EGRESS, EGRESS_DENIED, EGRESS_WILDCARD, PASSTHROUGH, SOURCE_HEADER};
 use super::outbound::{self, HTTP, TcpPorts, in_ranges, on_demand, router, tcp_on_demand, tcp_proxy};
-use super::{cluster, inbound, rbac};
-use crate::mesh::object::EgressHost;
+use super::{cluster, inbound, rbac, route, traffic_policy};
+use crate::mesh::object::{EgressHost, RequestSettings};
 use crate::policy::EgressPlan;
 
 /// What an application reads when no Egress allows its request. It knows all of it already.
@@ -208,15 +210,19 @@ fn virtual_host(domain: String, routes: Vec<Route>) -> VirtualHost {
         name: if domain == "*" { EGRESS_DENIED.to_owned() } else { domain.clone() },
         domains: vec![domain],
         routes,
-        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
-        retry_policy: Some(super::route::retry_what_was_never_served()),
+        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
+        retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
     }
 }
 
 fn allowed(host: &EgressHost, port: u16) -> Route {
     let ends = StringMatcher { match_pattern: Some(MatchPattern::Suffix(format!(":{port}"))), ..Default::default() };
-    let mut headers = vec![rbac::header_with(DESTINATION_HEADER, ends)];
+    let mut headers = vec![HeaderMatcher {
+        name: DESTINATION_HEADER.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(ends)),
+        ..Default::default()
+    }];
     let cluster = match host {
         EgressHost::Exactly(name) => names::egress(name, port).to_string(),
         EgressHost::Below(_) => {
@@ -224,8 +230,8 @@ fn allowed(host: &EgressHost, port: u16) -> Route {
             EGRESS_WILDCARD.to_owned()
         }
     };
-    let fits = RouteMatch { path_specifier: Some(super::route::any_path()), headers, ..Default::default() };
-    super::route::to(fits, ClusterSpecifier::Cluster(cluster))
+    let fits = RouteMatch { headers, ..route::any_request() };
+    route::to(fits, ClusterSpecifier::Cluster(cluster), &RequestSettings::default())
 }
 
 /// By a wildcard, a request goes to the port that its Host states, or else to 80: that must be the one that is allowed.
@@ -236,8 +242,8 @@ fn states_port(port: u16) -> HeaderMatcher {
 
 fn denied() -> Route {
     Route {
-        r#match: Some(RouteMatch { path_specifier: Some(super::route::any_path()), ..Default::default() }),
-        action: Some(route::Action::DirectResponse(DirectResponseAction { status: 403, ..Default::default() })),
+        r#match: Some(route::any_request()),
+        action: Some(Action::DirectResponse(DirectResponseAction { status: 403, ..Default::default() })),
         ..Default::default()
     }
 }

@@ -1,7 +1,7 @@
 //! Plans to Envoy resources: pure functions, equal plans give equal bytes.
 //!
 //! ```text
-//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
+//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs, traffic_policy.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
 //!  EgressPlan  ─▶ egress.rs (the outbound Listener of those that may not call everything outside)
@@ -15,14 +15,18 @@
 pub mod cluster;
 pub mod egress;
 pub mod fallback;
+mod fault;
 mod http;
 pub mod inbound;
+mod matching;
 mod message;
 pub mod names;
 pub mod outbound;
 mod rbac;
 pub mod route;
+mod shares;
 mod tls;
+mod traffic_policy;
 pub mod translate;
 mod warm;
 

@@ -48,12 +48,14 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
+use super::fault;
 use super::http;
 use super::message::{
     address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32,
 };
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
+    SOURCE_FORMAT, SOURCE_HEADER,
 };
 
 /// How long a first call waits for its destination before it fails.
@@ -166,8 +168,12 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
     };
-    let filters = vec![http_filter("envoy.filters.http.set_filter_state", state), on_demand(), router()];
-    let manager = by_destination(OUTBOUND, filters);
+    let filters =
+        vec![http_filter("envoy.filters.http.set_filter_state", state), fault::filter(), on_demand(), router()];
+    let manager = HttpConnectionManager {
+        local_reply_config: Some(fault::name_the_fault()),
+        ..by_destination(OUTBOUND, filters)
+    };
     FilterChain {
         name,
         filter_chain_match: Some(FilterChainMatch {
@@ -184,7 +190,12 @@ pub(super) fn by_destination(routes: &str, filters: Vec<HttpFilter>) -> HttpConn
     HttpConnectionManager {
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
-            HeaderMutation { mutations: vec![state_destination()] },
+            HeaderMutation {
+                mutations: vec![
+                    write_header(DESTINATION_HEADER, DESTINATION_FORMAT),
+                    write_header(SOURCE_HEADER, SOURCE_FORMAT),
+                ],
+            },
         )],
         // A proxy does not serve before it has its routes, however long that takes.
         route_specifier: Some(RouteSpecifier::Rds(Rds {
@@ -242,10 +253,9 @@ pub(super) fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch
     }
 }
 
-/// `x-weft-dst` := the original destination, overwriting what a client sent.
-fn state_destination() -> Mutation {
-    let header =
-        HeaderValue { key: DESTINATION_HEADER.to_owned(), value: DESTINATION_FORMAT.to_owned(), ..Default::default() };
+/// The header := the value, overwriting what a client sent.
+fn write_header(header: &str, format: &str) -> Mutation {
+    let header = HeaderValue { key: header.to_owned(), value: format.to_owned(), ..Default::default() };
     Mutation {
         action: Some(header_mutation::Action::Append(HeaderValueOption {
             header: Some(header),

@@ -104,7 +104,7 @@ impl Translator {
         }
         if first || routes_changed {
             let configuration = route::configuration(self.services.routes());
-            out.put(ResourceType::Route, names::OUTBOUND.into(), &configuration, None);
+            out.put_encoded(ResourceType::Route, names::OUTBOUND.into(), configuration, None);
         }
         out.findings = self.findings.settle();
         out
@@ -134,6 +134,11 @@ impl Translated {
     ) -> Resource {
         self.work.encoded += 1;
         Resource::new(kind, name, message.encode_to_vec().into(), origin)
+    }
+
+    fn put_encoded(&mut self, kind: ResourceType, name: ResourceName, bytes: Vec<u8>, origin: Option<ObjectRef>) {
+        self.work.encoded += 1;
+        self.changes.push(Change::Put(Arc::new(Resource::new(kind, name, bytes.into(), origin))));
     }
 
     fn put(&mut self, kind: ResourceType, name: ResourceName, message: &impl Message, origin: Option<ObjectRef>) {

@@ -27,6 +27,7 @@ use super::node::NODE_IP;
 use super::playground::Machine;
 use super::pod::{Files, Pod, Process, Rights, Sandbox, blocking};
 use super::{ENVOY_EXE, PlaygroundError, Privilege, admin};
+use crate::envoy::names::SERVICE_ACCOUNT_VARIABLE;
 use crate::mesh::id::ProxyId;
 
 /// The directory, as the sidecar sees it.
@@ -171,7 +172,7 @@ impl Sidecar {
         let argv = [ENVOY_EXE, "-c", &configuration, "--concurrency", "1", "--disable-hot-restart", "-l", level];
         Process {
             argv: argv.map(str::to_owned).to_vec(),
-            env: Vec::new(),
+            env: vec![(SERVICE_ACCOUNT_VARIABLE.to_owned(), self.pod.spec.account.to_string())],
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),

@@ -220,7 +220,10 @@ pub enum Kind {
     TrafficSplit,
     HTTPRouteGroup,
     TCPRoute,
+    UDPRoute,
     TrafficTarget,
+    TrafficFault,
+    TrafficPolicy,
     MeshConfig,
     Egress,
 }

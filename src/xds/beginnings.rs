@@ -66,7 +66,8 @@ pub(crate) struct Beginnings(Mutex<VecDeque<(Question, Arc<Beginning>)>>);
 struct Question {
     snapshot: Weak<Snapshot>,
     kind: ResourceType,
-    names: Weak<Names>,
+    /// The set, which streams share; `None` if it is empty.
+    names: Option<Weak<Names>>,
     /// What the wildcard contains, if it is subscribed to.
     wildcard: Option<Pushed>,
 }
@@ -74,10 +75,16 @@ struct Question {
 impl Question {
     fn is(&self, snapshot: &Arc<Snapshot>, kind: ResourceType, names: &Arc<Names>, wildcard: Option<&Pushed>) -> bool {
         // The weak handles keep the places from being taken by others.
-        let same = self.kind == kind
-            && std::ptr::eq(self.snapshot.as_ptr(), Arc::as_ptr(snapshot))
-            && std::ptr::eq(self.names.as_ptr(), Arc::as_ptr(names));
-        same && self.wildcard.as_ref() == wildcard
+        let same_names = match &self.names {
+            Some(own) => std::ptr::eq(own.as_ptr(), Arc::as_ptr(names)),
+            None => names.is_empty(),
+        };
+        let same_snapshot = std::ptr::eq(self.snapshot.as_ptr(), Arc::as_ptr(snapshot));
+        self.kind == kind && same_snapshot && same_names && self.wildcard.as_ref() == wildcard
+    }
+
+    fn may_be_asked(&self) -> bool {
+        self.snapshot.strong_count() > 0 && self.names.as_ref().is_none_or(|names| names.strong_count() > 0)
     }
 }
 
@@ -106,11 +113,11 @@ impl Beginnings {
             let question = Question {
                 snapshot: Arc::downgrade(snapshot),
                 kind,
-                names: Arc::downgrade(&names),
+                names: (!names.is_empty()).then(|| Arc::downgrade(&names)),
                 wildcard: wildcard.cloned(),
             };
             let mut kept = lock(&self.0);
-            kept.retain(|(question, _)| question.snapshot.strong_count() > 0 && question.names.strong_count() > 0);
+            kept.retain(|(question, _)| question.may_be_asked());
             kept.truncate(KEPT - 1);
             kept.push_front((question, beginning.clone()));
         }
@@ -146,6 +153,12 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &of(&snapshot, Endpoints, &names.clone())));
         assert!(!Arc::ptr_eq(&first, &of(&snapshot, Endpoints, &subscribed(&["a", "b", "c", "d"]))), "another set");
         assert!(!Arc::ptr_eq(&first, &of(&snapshot, Cluster, &names)));
+        let wildcard = || {
+            let mut subscription = Subscription::default();
+            subscription.delta(Cluster, &[], &[], |name: &str| name.into()).expect("no names");
+            subscription
+        };
+        assert!(Arc::ptr_eq(&of(&snapshot, Cluster, &wildcard()), &of(&snapshot, Cluster, &wildcard())));
         let next = Arc::new(snapshot.with([put(Endpoints, "d", 1)]));
         assert_eq!(of(&next, Endpoints, &names).resources.len(), 4);
         assert!(
