@@ -125,8 +125,10 @@ fn bootstrap_with(resources: &BTreeMap<(ResourceType, String), Arc<Resource>>) -
     clusters.retain(|cluster| names.insert(cluster.name.clone()));
     // A static cluster of a bootstrap is made before the stream that its secrets come over, and Envoy 1.40 ends with a
     // segmentation fault. Over CDS it is made after it: e2e calls pods by their addresses.
-    let with_secrets =
-        |cluster: &&mut Cluster| cluster.load_assignment.is_some() && !cluster.transport_socket_matches.is_empty();
+    let of_addresses = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+    let with_secrets = |cluster: &&mut Cluster| {
+        cluster.cluster_discovery_type == of_addresses && !cluster.transport_socket_matches.is_empty()
+    };
     for cluster in clusters.iter_mut().filter(with_secrets) {
         cluster.load_assignment = None;
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));

@@ -46,7 +46,7 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as Netw
 use envoy_types::pb::google::protobuf::Any;
 
 use super::access_log::{self, Side};
-use super::message::{address, ads, boolean, duration, http_filter, listener_filter, network_filter, uint32};
+use super::message::{address, ads, boolean, duration, http_filter, ipv6_too, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
 };
@@ -95,6 +95,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
     Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
+        additional_addresses: ipv6_too(INBOUND_PORT, plan.ipv6),
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: [listener_filter("envoy.filters.listener.original_dst", OriginalDst {})]
             .into_iter()
@@ -278,7 +279,7 @@ fn connection_rates(rates: &Rates) -> impl Iterator<Item = ListenerFilter> {
 
 /// Puts `text` into the 403 that the sidecar itself gives, and says so when the application was not reached; what the
 /// application answers passes untouched.
-fn local_replies(text: &str) -> LocalReplyConfig {
+pub(super) fn local_replies(text: &str) -> LocalReplyConfig {
     let forbidden = AccessLogFilter {
         filter_specifier: Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
             comparison: Some(ComparisonFilter {

@@ -4,6 +4,7 @@
 //!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs, traffic_policy.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), in_clear.rs, rbac.rs, denials.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars), collector.rs (where they report to)
+//!  EgressPlan  ─▶ egress.rs (the outbound Listener of those that may not call everything outside)
 //!  Telemetry   ─▶ tracing.rs, access_log.rs (parts of both listeners)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
 //! ```
@@ -16,8 +17,10 @@ mod access_log;
 pub mod cluster;
 mod collector;
 mod denials;
+pub mod egress;
 pub mod fallback;
 mod fault;
+mod http;
 mod in_clear;
 pub mod inbound;
 mod matching;

@@ -7,6 +7,7 @@
 //!     findings.rs: what the authors should know
 //! ```
 
+mod egress;
 mod findings;
 mod outbound;
 mod pods;
@@ -27,6 +28,7 @@ use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey, TrustDomain, W
 use crate::policy::telemetry;
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
 use crate::warm::WarmSets;
+use egress::OfMesh;
 use findings::Findings;
 use outbound::Outbound;
 use pods::Pods;
@@ -100,6 +102,9 @@ impl Translator {
             .then(|| self.outbound.remake(self.ranges.clone(), self.ports.tcp().clone(), telemetry, &mut out));
         let with_their_own = listener.iter().flat_map(|(_, pods)| pods);
         self.pods.starting(first);
+        let mesh =
+            OfMesh { ranges: self.ranges.clone(), tcp: self.ports.tcp().clone(), parsed: self.ports.parsed().clone() };
+        self.pods.mesh_changed(mesh, &mut out);
         for key in with_their_own.filter(|key| !dirty.pods.contains(key)).chain(&dirty.pods) {
             addresses_changed |= self.pods.update(world, key, &mut self.outbound, &mut self.findings, &mut out);
         }

@@ -7,6 +7,7 @@
 //! Everything here is plain data and synchronous functions: no client, no socket, no runtime.
 
 pub mod diagnostic;
+mod egress;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod id;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use super::egress::{Egress, EgressHost, EgressMode, EgressPort, EgressProtocol};
 use super::telemetry::{AccessLog, Sampling, Tracing};
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
@@ -42,6 +43,7 @@ pub enum Object {
     TrafficFault(TrafficFault),
     TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(MeshConfig),
+    Egress(Egress),
 }
 
 impl Object {
@@ -61,6 +63,7 @@ impl Object {
             Self::HttpRouteGroup(o) => namespaced(Kind::HTTPRouteGroup, &o.namespace, &o.name),
             Self::TcpRoute(o) => namespaced(Kind::TCPRoute, &o.namespace, &o.name),
             Self::TrafficTarget(o) => namespaced(Kind::TrafficTarget, &o.namespace, &o.name),
+            Self::Egress(o) => namespaced(Kind::Egress, &o.namespace, &o.name),
             Self::TrafficFault(o) => namespaced(Kind::TrafficFault, &o.namespace, &o.name),
             Self::TrafficPolicy(o) => namespaced(Kind::TrafficPolicy, &o.namespace, &o.name),
             Self::MeshConfig(_) => ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() },
@@ -79,6 +82,8 @@ pub struct NamespaceObject {
     pub mtls: Option<MtlsMode>,
     /// The annotation `weft.dev/authorization`, which overrides `MeshConfig.spec.authorization.mode`.
     pub authorization: Option<AuthorizationMode>,
+    /// The annotation `weft.dev/egress`, which overrides `MeshConfig.spec.egress.mode`.
+    pub egress: Option<EgressMode>,
     /// The annotation `weft.dev/trace-sampling`, which overrides `MeshConfig.spec.tracing.sampling`.
     pub sampling: Option<Sampling>,
     /// The annotation `weft.dev/access-log`, which overrides `MeshConfig.spec.accessLog.mode`.
@@ -222,6 +227,29 @@ pub enum Protocol {
     Detect,
 }
 
+impl Protocol {
+    /// Ports of protocols in which the server speaks first: waiting for the client's first bytes would wait for ever.
+    ///
+    /// PostgreSQL (5432), MongoDB (27017), Redis (6379) and AMQP (5672) are not here: their clients speak first.
+    pub const SERVER_FIRST: [u16; 15] = [
+        21,    // FTP
+        22,    // SSH
+        23,    // Telnet
+        25,    // SMTP
+        110,   // POP3
+        119,   // NNTP
+        143,   // IMAP
+        587,   // SMTP submission
+        873,   // rsync
+        2525,  // SMTP, by convention
+        3306,  // MySQL
+        4222,  // NATS: the server begins with INFO
+        5900,  // VNC
+        6600,  // MPD
+        33060, // MySQL X, which begins with a notice
+    ];
+}
+
 /// An EndpointSlice of a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EndpointSlice {
@@ -355,6 +383,8 @@ pub struct MeshConfig {
     pub authorization: AuthorizationMode,
     /// `spec.discovery.mode`.
     pub discovery: DiscoveryMode,
+    /// `spec.egress.mode`.
+    pub egress: EgressMode,
     /// `spec.network.ranges`: the pod and Service ranges; destinations outside them pass through.
     pub ranges: Vec<IpNet>,
     /// `spec.tracing`; nothing is traced before a provider is named.
@@ -380,6 +410,7 @@ impl Default for MeshConfig {
             mtls: MtlsMode::default(),
             authorization: AuthorizationMode::default(),
             discovery: DiscoveryMode::default(),
+            egress: EgressMode::default(),
             ranges: vec![
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12)),
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16)),

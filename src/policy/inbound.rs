@@ -22,6 +22,8 @@ use super::traffic_policy;
 pub struct InboundPlan {
     /// Only identities of this trust domain are believed.
     pub trust_domain: TrustDomain,
+    /// Whether it is called by IPv6 as well.
+    pub ipv6: bool,
     /// Whether connections outside the mesh's mTLS are served, on ports that `mtls_ports` does not name.
     pub mtls: MtlsMode,
     /// The pod ports that have another mode than `mtls`.
@@ -104,6 +106,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
     let mtls = pod.mtls.mode.or(namespace.and_then(|ns| ns.mtls)).unwrap_or(config.mtls);
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
+        ipv6: pod.ips.iter().any(std::net::IpAddr::is_ipv6),
         mtls,
         mtls_ports: pod
             .mtls

@@ -747,6 +747,90 @@ const TELEMETRY: &[Case] = &[
     ),
 ];
 
+macro_rules! egress {
+    ($rest:literal) => {
+        object!("weft.dev/v1alpha1" "Egress" "e" $rest)
+    };
+}
+
+const EGRESS: &[Case] = &[
+    error(egress!("spec: {}\n"), 4, "spec", "allows nothing", "spec.hosts or spec.addresses"),
+    error(
+        egress!("spec:\n  hosts:\n  - a.example\n  - https://a.example\n"),
+        7,
+        "spec.hosts[1]",
+        "not the name of a host",
+        "without scheme",
+    ),
+    error(egress!("spec:\n  hosts: [\"a.example:443\"]\n"), 5, "spec.hosts[0]", "not the name of a host", "spec.ports"),
+    error(egress!("spec:\n  hosts: [192.0.2.1]\n"), 5, "spec.hosts[0]", "not the name of a host", "spec.addresses"),
+    error(egress!("spec:\n  hosts: [\"*\"]\n"), 5, "spec.hosts[0]", "not the name of a host", "0.0.0.0/0"),
+    error(
+        egress!("spec:\n  hosts: [api.*.example]\n"),
+        5,
+        "spec.hosts[0]",
+        "not the name of a host",
+        "`*.` and a DNS name",
+    ),
+    error(egress!("spec:\n  addresses: [a.example]\n"), 5, "spec.addresses[0]", "not an address range", "spec.hosts"),
+    warning(
+        egress!("spec:\n  addresses: [192.0.2.1/24]\n"),
+        5,
+        "spec.addresses[0]",
+        "read as 192.0.2.0/24",
+        "write 192.0.2.0/24",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  ports: [{number: 0}]\n"),
+        6,
+        "spec.ports[0].number",
+        "not a port",
+        "65535",
+    ),
+    error(
+        egress!("spec:\n  addresses: [192.0.2.1]\n  ports: [{number: 53, protocol: UDP}]\n"),
+        6,
+        "spec.ports[0].protocol",
+        "`UDP` is not a protocol",
+        "HTTP, TLS or TCP",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  ports: [{number: 25, protocol: TCP}]\n"),
+        6,
+        "spec.ports",
+        "nothing in TCP tells",
+        "spec.addresses",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  sources: [{kind: Group, name: a}]\n"),
+        6,
+        "spec.sources[0].kind",
+        "a Group",
+        "ServiceAccount",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  sources: [{name: a, namespace: bank}]\n"),
+        6,
+        "spec.sources[0].namespace",
+        "cannot allow accounts of bank",
+        "an Egress in bank",
+    ),
+    warning(
+        egress!("spec:\n  hosts: [a.example]\n  sources: []\n"),
+        6,
+        "spec.sources",
+        "allows nobody",
+        "ServiceAccount",
+    ),
+    error(
+        config!("spec:\n  egress:\n    mode: none\n"),
+        6,
+        "spec.egress.mode",
+        "`none` is not a mode",
+        "`Allow`, `Deny`",
+    ),
+];
+
 const FAULT: &[Case] = &[
     error(
         fault!("spec:\n  targetRefs: []\n  delay: {fixed: 1s}\n"),
@@ -1106,7 +1190,7 @@ fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
 #[test]
 fn every_bad_input_ends_in_the_intended_finding() {
     let cases: Vec<_> =
-        [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY, TELEMETRY].into_iter().flatten().collect();
+        [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY, TELEMETRY, EGRESS].into_iter().flatten().collect();
     assert!(cases.len() >= 45);
     let mut wrong = Vec::new();
     for case in &cases {
@@ -1134,7 +1218,7 @@ fn every_bad_input_ends_in_the_intended_finding() {
 #[test]
 fn a_bad_document_between_two_good_ones_is_alone_in_being_kept_out() {
     let good = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
-    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY, TELEMETRY].into_iter().flatten() {
+    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY, TELEMETRY, EGRESS].into_iter().flatten() {
         let (_, alone) = findings(case.text);
         let bad = case.text.trim_start_matches("# fine\n---\n").trim_end_matches("---\n");
         let (found, objects) = findings(&format!("{}---\n{bad}---\n{}", good("one"), good("two")));

@@ -14,6 +14,8 @@ fn plan(mtls: MtlsMode, authorization: AuthorizationMode) -> InboundPlan {
         probes: BTreeSet::new(),
         allow: Vec::new(),
         rates: BTreeMap::new(),
+        ipv6: false,
+        telemetry: Default::default(),
     }
 }
 
