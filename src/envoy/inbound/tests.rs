@@ -14,6 +14,7 @@ fn plan(mtls: MtlsMode, authorization: AuthorizationMode) -> InboundPlan {
         probes: BTreeSet::new(),
         allow: Vec::new(),
         rates: BTreeMap::new(),
+        telemetry: Default::default(),
     }
 }
 
