@@ -36,7 +36,10 @@ impl Mesh {
     fn collectors(&self, pod: &str) -> Vec<String> {
         let seen = self.snapshot.seen_by(&ProxyId(pod_key(pod))).expect("a proxy");
         let names = seen.wildcard(ResourceType::Cluster).into_iter().map(|cluster| cluster.name.to_string());
-        names.filter(|name| [names::TRACING, names::ACCESS_LOG].contains(&name.as_str())).collect()
+        let mut names =
+            Vec::from_iter(names.filter(|name| [names::TRACING, names::ACCESS_LOG].contains(&name.as_str())));
+        names.sort();
+        names
     }
 }
 
