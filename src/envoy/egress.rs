@@ -29,7 +29,9 @@ use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, LocalReplyConfig,
+};
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig as SniForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::filter_config::PortSpecifier;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
@@ -163,7 +165,10 @@ fn http(plan: &EgressPlan, port: Option<u16>) -> FilterChain {
     });
     let filters = [on_demand()].into_iter().chain(forward).chain([router()]).collect();
     let manager = HttpConnectionManager {
-        local_reply_config: Some(inbound::explain_refusal(NOT_ALLOWED)),
+        local_reply_config: Some(LocalReplyConfig {
+            mappers: vec![inbound::explain_refusal(NOT_ALLOWED)],
+            ..Default::default()
+        }),
         ..outbound::by_destination(EGRESS, filters)
     };
     FilterChain {

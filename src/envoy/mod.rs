@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs, traffic_policy.rs (routes, when requests matter)
-//!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
+//!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), in_clear.rs, rbac.rs, denials.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
 //!  EgressPlan  ─▶ egress.rs (the outbound Listener of those that may not call everything outside)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
@@ -13,10 +13,12 @@
 //! not have it. So a sidecar's size follows what its workload calls, not the size of the mesh.
 
 pub mod cluster;
+mod denials;
 pub mod egress;
 pub mod fallback;
 mod fault;
 mod http;
+mod in_clear;
 pub mod inbound;
 mod matching;
 mod message;

@@ -13,6 +13,10 @@ use crate::snapshot::ResourceName;
 pub const OUTBOUND: &str = "outbound";
 /// The listener that a pod's incoming connections are redirected to, and the cluster that leads to the application.
 pub const INBOUND: &str = "inbound";
+/// The routes of what arrives outside the mesh's mTLS.
+pub const INBOUND_IN_CLEAR: &str = "inbound-in-clear";
+/// The cluster that leads to the control plane; it is in the bootstrap of every sidecar.
+pub const CONTROL_PLANE: &str = "xds";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
 
@@ -42,6 +46,10 @@ pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
 
 /// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
 pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
+
+/// What a callee's sidecar adds to its 503 when no connection to the application came about: nobody has seen the
+/// request, so the caller's sidecar may ask another endpoint. Neither application gets to see it.
+pub const UNSERVED_HEADER: &str = "x-weft-unserved";
 
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";

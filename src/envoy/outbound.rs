@@ -152,15 +152,18 @@ pub(super) fn router() -> HttpFilter {
 }
 
 pub(super) fn tcp_proxy(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> Filter {
-    let config = TcpProxy {
+    network_filter("envoy.filters.network.tcp_proxy", tcp_proxy_config(stat_prefix, cluster, on_demand))
+}
+
+pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> TcpProxy {
+    TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         on_demand,
         // The application's own keep-alive and time-outs decide, as without a mesh.
         idle_timeout: duration(Duration::ZERO),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.tcp_proxy", config)
+    }
 }
 
 fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {

@@ -30,7 +30,7 @@ use prost::Message;
 
 use super::matching::{header_input, take};
 use super::message::boolean;
-use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER};
+use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER, UNSERVED_HEADER};
 use super::rbac::{header_matchers, path_header, prefix_regex};
 use super::{fault, matching, traffic_policy};
 use crate::mesh::ServiceAccountKey;
@@ -66,6 +66,8 @@ pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>
         name: OUTBOUND.to_owned(),
         domains: vec!["*".to_owned()],
         request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
+
+        response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
         retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
     };
@@ -213,6 +215,7 @@ mod tests {
         };
         Destination {
             address: SocketAddr::from(([10, 96, 0, last], 80)),
+            splits: Vec::new(),
             faults: vec![plan("shop/some", Some(&["shop/web", "shop/api"])), plan("shop/all", None)],
             requests: RequestSettings::default(),
         }

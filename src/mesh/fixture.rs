@@ -77,6 +77,7 @@ pub(crate) fn pod(key: &str, ip: &str) -> Pod {
         host_network: false,
         terminating: false,
         upstreams: BTreeSet::new(),
+        mtls: PodMtls::default(),
     }
 }
 

@@ -131,6 +131,17 @@ pub struct Pod {
     pub terminating: bool,
     /// What the annotation `weft.dev/upstreams` names, which is warm from the start.
     pub upstreams: BTreeSet<Upstream>,
+    /// What it says of mTLS for itself, which is more specific than what its namespace and the mesh say.
+    pub mtls: PodMtls,
+}
+
+/// What a pod says of mTLS for itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PodMtls {
+    /// The annotation `weft.dev/mtls`: for every port that `ports` does not name.
+    pub mode: Option<MtlsMode>,
+    /// The annotation `weft.dev/mtls-ports`, by pod port.
+    pub ports: BTreeMap<u16, MtlsMode>,
 }
 
 /// One entry of `spec.containers[].ports`, protocol TCP.

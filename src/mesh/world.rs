@@ -32,6 +32,7 @@ use index::{Index, Named};
 
 /// One change to the mesh.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few exist at a time, and each is taken apart at once")]
 pub enum Event {
     /// The object is new or different.
     Apply(Object),
@@ -515,6 +516,7 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         host_network,
         terminating,
         upstreams: _,
+        mtls: _,
     } = old;
     (ips, labels, account, meshed, ports, host_network, terminating)
         == (&new.ips, &new.labels, &new.account, &new.meshed, &new.ports, &new.host_network, &new.terminating)

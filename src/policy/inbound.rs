@@ -23,8 +23,10 @@ pub struct InboundPlan {
     pub trust_domain: TrustDomain,
     /// Whether it is called by IPv6 as well.
     pub ipv6: bool,
-    /// Whether connections outside the mesh's mTLS are served.
+    /// Whether connections outside the mesh's mTLS are served, on ports that `mtls_ports` does not name.
     pub mtls: MtlsMode,
+    /// The pod ports that have another mode than `mtls`.
+    pub mtls_ports: BTreeMap<u16, MtlsMode>,
     /// How far `allow` is enforced.
     pub authorization: AuthorizationMode,
     /// Probes that are answered in clear, whoever asks.
@@ -97,10 +99,19 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
             targets.filter_map(|target| allow_policy(world, pod, target, &mut diagnostics)).collect()
         }
     };
+    // What is said most specifically holds: of the port, the pod, the namespace, the mesh.
+    let mtls = pod.mtls.mode.or(namespace.and_then(|ns| ns.mtls)).unwrap_or(config.mtls);
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
         ipv6: pod.ips.iter().any(std::net::IpAddr::is_ipv6),
-        mtls: namespace.and_then(|ns| ns.mtls).unwrap_or(config.mtls),
+        mtls,
+        mtls_ports: pod
+            .mtls
+            .ports
+            .iter()
+            .map(|(port, mode)| (*port, *mode))
+            .filter(|(_, mode)| *mode != mtls)
+            .collect(),
         authorization,
         probes: pod.probes.clone(),
         allow,

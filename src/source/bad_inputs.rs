@@ -237,6 +237,20 @@ const KUBERNETES: &[Case] = &[
         "`Strict`, `Permissive`",
     ),
     warning(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: x\n  annotations:\n    weft.dev/mtls: permisive\nspec: {containers: [{name: a, image: a}]}\n",
+        6,
+        "metadata.annotations.weft.dev/mtls",
+        "`permisive` is no mode, so the pod is held to be strict",
+        "`permissive`",
+    ),
+    warning(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: x\n  annotations:\n    weft.dev/mtls-ports: http=permissive\nspec: {containers: [{name: a, image: a}]}\n",
+        6,
+        "metadata.annotations.weft.dev/mtls-ports",
+        "names no port",
+        "PORT=strict",
+    ),
+    warning(
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  labels:\n    weft.dev/inject: 'true'\n",
         6,
         "metadata.labels.weft.dev/inject",

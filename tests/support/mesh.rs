@@ -98,6 +98,7 @@ pub fn pod(number: usize, replica: usize) -> Pod {
         host_network: false,
         terminating: false,
         upstreams: BTreeSet::new(),
+        mtls: weft::mesh::object::PodMtls::default(),
     }
 }
 

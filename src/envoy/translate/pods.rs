@@ -9,7 +9,7 @@ use super::egress::{Egress, OfMesh};
 use super::findings::Findings;
 use crate::envoy::fallback::PodAddress;
 use crate::envoy::warm::{self, Warm};
-use crate::envoy::{inbound, names};
+use crate::envoy::{in_clear, inbound, names};
 use crate::mesh::object;
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ProxyId, World};
 use crate::policy::{self, EgressPlan, InboundPlan};
@@ -45,10 +45,10 @@ struct Proxy {
     view: Arc<View>,
 }
 
-/// The listener and the routes of a plan, and how many pods have them.
+/// The listener and both sorts of routes of a plan, and how many pods have them.
 #[derive(Debug)]
 struct Inbound {
-    resources: [Resource; 2],
+    resources: [Resource; 3],
     pods: usize,
 }
 
@@ -175,12 +175,13 @@ impl Pods {
     }
 
     /// The one copy of an equal plan, and what has been made of it.
-    fn acquire(&mut self, plan: InboundPlan, out: &mut Translated) -> (Arc<InboundPlan>, [Resource; 2]) {
+    fn acquire(&mut self, plan: InboundPlan, out: &mut Translated) -> (Arc<InboundPlan>, [Resource; 3]) {
         let plan = self.inbound.get_key_value(&plan).map_or_else(|| Arc::new(plan), |(known, _)| known.clone());
         let inbound = self.inbound.entry(plan.clone()).or_insert_with(|| Inbound {
             resources: [
                 out.encode(ResourceType::Listener, names::INBOUND.into(), &inbound::listener(&plan), None),
                 out.encode(ResourceType::Route, names::INBOUND.into(), &inbound::routes(&plan), None),
+                out.encode(ResourceType::Route, names::INBOUND_IN_CLEAR.into(), &in_clear::routes(&plan), None),
             ],
             pods: 0,
         });

@@ -27,6 +27,7 @@ mod hash;
 mod object;
 mod outside;
 mod pod;
+mod pre_stop;
 pub mod probe;
 mod rollout;
 pub mod service_proxy;
@@ -35,6 +36,7 @@ mod template;
 
 pub use controller::{Cluster, Config, Input, Output};
 pub use object::Object;
+pub use pre_stop::PreStop;
 pub use probe::{Check, ContainerProbes, Probe};
 
 /// What the machine side is to do with a pod.
@@ -75,6 +77,13 @@ pub enum PodEvent {
         pod: PodKey,
         /// All its containers are ready.
         ready: bool,
+    },
+    /// Whether its sidecar serves, from its start on. While it does not, the pod is not ready.
+    Sidecar {
+        /// Which pod.
+        pod: PodKey,
+        /// It does.
+        serves: bool,
     },
     /// Nothing of it is left, and its address may be given away.
     Gone {
@@ -123,6 +132,8 @@ pub struct ContainerToRun {
     pub env: Vec<(String, String)>,
     /// `workingDir`.
     pub workdir: Option<PathBuf>,
+    /// `lifecycle.preStop`.
+    pub pre_stop: Option<PreStop>,
 }
 
 /// A pod's resolver configuration.

@@ -50,7 +50,12 @@ pub(super) struct LivePod {
     pub(super) object: Pod,
     pub(super) run: PodSpecToRun,
     pub(super) phase: Phase,
+    /// `checked` and `served`.
     pub(super) ready: bool,
+    /// By its probes, if it has any.
+    pub(super) checked: bool,
+    /// Its sidecar serves, if it has one.
+    pub(super) served: bool,
     pub(super) ready_changed: Timestamp,
     pub(super) deleted: Option<Timestamp>,
     pub(super) restarts: i32,
@@ -73,7 +78,18 @@ impl LivePod {
         matches!(self.phase, Phase::Ended { .. })
     }
 
-    pub(super) fn set_ready(&mut self, ready: bool, now: Timestamp) {
+    pub(super) fn set_ready(&mut self, checked: bool, now: Timestamp) {
+        self.checked = checked;
+        self.update_ready(now);
+    }
+
+    pub(super) fn set_served(&mut self, served: bool, now: Timestamp) {
+        self.served = served;
+        self.update_ready(now);
+    }
+
+    fn update_ready(&mut self, now: Timestamp) {
+        let ready = self.checked && self.served;
         if self.ready != ready {
             self.ready = ready;
             self.ready_changed = now;

@@ -12,6 +12,7 @@ mod container;
 mod protocol;
 mod runner;
 mod sandbox;
+mod stop;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -235,16 +236,24 @@ pub(crate) async fn live(pod: Arc<Pod>, machine: Arc<Machine>, events: mpsc::Sen
     let _ = events.send(PodEvent::Gone { pod: key }).await;
 }
 
-/// Tells when all containers run, each time anew.
+/// Tells when all containers run, each time anew, and whether the sidecar serves: while it does not, nobody can reach
+/// the application, and callers must know.
 async fn tell(pod: Arc<Pod>, events: mpsc::Sender<PodEvent>) {
     let mut progress = pod.progress.subscribe();
-    let mut was_running = false;
+    let (mut was_running, mut was_served) = (false, true);
     loop {
-        let running = progress.borrow_and_update().is_running(&pod.spec);
+        let (running, served) = {
+            let progress = progress.borrow_and_update();
+            (progress.is_running(&pod.spec), progress.sidecar_ready)
+        };
         if running && !was_running {
             let _ = events.send(PodEvent::Running { pod: pod.spec.key.clone() }).await;
         }
         was_running = running;
+        if pod.spec.meshed && served != was_served {
+            let _ = events.send(PodEvent::Sidecar { pod: pod.spec.key.clone(), serves: served }).await;
+            was_served = served;
+        }
         if progress.changed().await.is_err() {
             return;
         }
@@ -306,27 +315,8 @@ async fn live_once(
 }
 
 /// The stop sequence up to the end of the application. All of it fits into the grace period.
-async fn stop(pod: &Pod, machine: &Machine, sandbox: &Sandbox, application: &mut JoinSet<()>) {
-    let Some((order, deadline)) = pod.stop.order.get().copied() else { return };
-    if order.drain {
-        // A part of the grace period is left for the application to end by itself.
-        let deadline = deadline - order.grace / 4;
-        // The cluster has removed the endpoint already. Callers that have not noticed yet are still served.
-        if tokio::time::timeout_at(deadline, (machine.callers_left)(&pod.spec.key)).await.is_err() {
-            tracing::warn!(pod = %pod.spec.key, "callers did not leave within the grace period");
-        }
-        let serving = pod.progress.borrow().sidecar_ready;
-        if serving {
-            let drained = sidecar::drain(sandbox);
-            match tokio::time::timeout_at(deadline, drained).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(pod = %pod.spec.key, %error, "cannot drain the sidecar"),
-                Err(_) => {
-                    tracing::warn!(pod = %pod.spec.key, "requests were still active at the end of the grace period")
-                }
-            }
-        }
-    }
+async fn stop(pod: &Pod, machine: &Machine, sandbox: &Arc<Sandbox>, application: &mut JoinSet<()>) {
+    stop::before_the_application(pod, machine, sandbox).await;
     pod.stop.application.cancel();
     while application.join_next().await.is_some() {}
 }

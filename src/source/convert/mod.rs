@@ -11,6 +11,7 @@ mod attachment;
 mod config;
 mod egress;
 mod fault;
+mod mtls;
 mod pod;
 mod protocol;
 mod re2;

@@ -14,6 +14,9 @@ use super::Cluster;
 use crate::mesh::diagnostic::Severity;
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 
+/// Annotations of Weft that the mesh follows while the pod runs.
+const FOLLOWED: [&str; 2] = ["weft.dev/mtls", "weft.dev/mtls-ports"];
+
 /// A pod's text with all that is decided before it exists: what a Deployment's template or a declared Pod comes to.
 pub(super) struct Blueprint {
     pub(super) metadata: ObjectMeta,
@@ -27,7 +30,7 @@ impl Cluster {
         let now = self.now;
         let key = match &event {
             PodEvent::Running { pod } | PodEvent::Gone { pod } => pod,
-            PodEvent::Exited { pod, .. } | PodEvent::Ready { pod, .. } => pod,
+            PodEvent::Exited { pod, .. } | PodEvent::Ready { pod, .. } | PodEvent::Sidecar { pod, .. } => pod,
         };
         // What comes late about a pod that has gone concerns nobody.
         let Some(pod) = self.pods.get_mut(key) else { return };
@@ -35,6 +38,7 @@ impl Cluster {
             PodEvent::Running { .. } => pod.started(now),
             PodEvent::Exited { code, .. } => pod.exited(code, now),
             PodEvent::Ready { ready, .. } => pod.set_ready(ready && matches!(pod.phase, Phase::Running(_)), now),
+            PodEvent::Sidecar { serves, .. } => pod.set_served(serves, now),
             PodEvent::Gone { pod: key } => return self.remove_pod(&key),
         }
         let key = key.clone();
@@ -173,7 +177,7 @@ impl Cluster {
         self.blueprint(namespace, metadata, pod.spec.clone().unwrap_or_default(), |metadata| {
             let mut decisive = metadata.annotations.clone();
             if let Some(annotations) = &mut decisive {
-                annotations.retain(|key, _| key.starts_with("weft.dev/"));
+                annotations.retain(|key, _| key.starts_with("weft.dev/") && !FOLLOWED.contains(&key.as_str()));
             }
             ObjectMeta { annotations: decisive.filter(|map| !map.is_empty()), ..ObjectMeta::default() }
         })
@@ -276,6 +280,8 @@ impl Cluster {
             run,
             phase: Phase::Pending,
             ready: false,
+            checked: false,
+            served: true,
             ready_changed: self.now,
             deleted: None,
             restarts: 0,

@@ -328,6 +328,40 @@ fn a_declared_pod_is_relabelled_in_place_and_made_anew_for_another_spec() {
 }
 
 #[test]
+fn modes_of_mtls_are_followed_while_the_pod_runs() {
+    let mut world = World::new();
+    let annotated = |value: &str| {
+        with(
+            pod("one", "a"),
+            "/metadata/annotations",
+            json!({"weft.dev/mtls": value, "weft.dev/mtls-ports": "1=strict"}),
+        )
+    };
+    world.apply([annotated("strict")]);
+    let before = world.running[&world.only_pod()].uid.clone();
+    world.apply([annotated("permissive")]);
+    let key = world.only_pod();
+    assert_eq!(world.running[&key].uid, before);
+    assert_eq!(world.pod_file(&key)["metadata"]["annotations"]["weft.dev/mtls"], "permissive");
+}
+
+#[test]
+fn a_pod_whose_sidecar_does_not_serve_is_not_ready() {
+    let mut world = World::lazy();
+    world.apply([pod("one", "a"), service("a")]);
+    let pod = world.only_pod();
+    let mut ready_after = |event| {
+        world.event(event);
+        world.endpoints("a").iter().filter(|(_, ready, ..)| *ready).count()
+    };
+    let sidecar = |serves| PodEvent::Sidecar { pod: pod.clone(), serves };
+    assert_eq!(ready_after(PodEvent::Running { pod: pod.clone() }), 1);
+    assert_eq!(ready_after(sidecar(false)), 0);
+    assert_eq!(ready_after(PodEvent::Ready { pod: pod.clone(), ready: true }), 0, "whatever a probe says");
+    assert_eq!(ready_after(sidecar(true)), 1);
+}
+
+#[test]
 fn exited_containers_restart_with_back_off() {
     let mut world = World::lazy();
     world.apply([pod("one", "a"), service("a")]);
