@@ -15,7 +15,6 @@ fn plan(mtls: MtlsMode, authorization: AuthorizationMode) -> InboundPlan {
         probes: BTreeSet::new(),
         allow: Vec::new(),
         rates: BTreeMap::new(),
-        ipv6: false,
         telemetry: Default::default(),
     }
 }
