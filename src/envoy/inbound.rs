@@ -45,15 +45,17 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
 
-use super::message::{address, ads, boolean, duration, http_filter, listener_filter, network_filter, uint32};
+use super::access_log::{self, Side};
+use super::message::{address, ads, boolean, duration, http_filter, ipv6_too, listener_filter, network_filter, uint32};
 use super::names::{
     ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
 };
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config};
-use super::{denials, rbac, tls, traffic_policy};
+use super::{denials, rbac, tls, tracing, traffic_policy};
 use crate::mesh::SpiffeId;
 use crate::mesh::object::{AuthorizationMode, MtlsMode, RateLimit};
-use crate::policy::{Allow, InboundPlan, Traffic};
+use crate::mesh::telemetry::{AccessLog, AccessLogMode};
+use crate::policy::{Allow, InboundPlan, Telemetry, Traffic};
 
 /// What a caller without the mesh's TLS reads when its request is refused.
 const NEEDS_MTLS: &str = "Weft: this workload accepts this request over the mesh's mTLS only\n";
@@ -93,6 +95,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
     Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
+        additional_addresses: ipv6_too(INBOUND_PORT, plan.ipv6),
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: [listener_filter("envoy.filters.listener.original_dst", OriginalDst {})]
             .into_iter()
@@ -138,13 +141,13 @@ fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
         AuthorizationMode::Enforce => tls::downstream_from(tcp_callers(plan).into_iter(), &plan.trust_domain),
     };
     [
-        mesh("http-1", &ALPN_HTTP1, anyone(), manager(CodecType::Http1, INBOUND, NOT_ALLOWED)),
-        mesh("http-2", &[ALPN_HTTP2], anyone(), manager(CodecType::Http2, INBOUND, NOT_ALLOWED)),
+        mesh("http-1", &ALPN_HTTP1, anyone(), manager(CodecType::Http1, INBOUND, NOT_ALLOWED, &plan.telemetry)),
+        mesh("http-2", &[ALPN_HTTP2], anyone(), manager(CodecType::Http2, INBOUND, NOT_ALLOWED, &plan.telemetry)),
         mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan)),
         FilterChain {
             name: name("plaintext-http"),
             filter_chain_match: Some(chain_match("raw_buffer", &HTTP, port)),
-            filters: manager(CodecType::Auto, INBOUND_IN_CLEAR, NEEDS_MTLS),
+            filters: manager(CodecType::Auto, INBOUND_IN_CLEAR, NEEDS_MTLS, &in_clear(&plan.telemetry)),
             ..Default::default()
         },
     ]
@@ -160,6 +163,7 @@ fn tcp_callers(plan: &InboundPlan) -> BTreeSet<&SpiffeId> {
 /// Raw TCP to the application, if that is allowed.
 fn tcp(plan: &InboundPlan) -> Vec<Filter> {
     let mut proxy = tcp_proxy_config(INBOUND, INBOUND, None);
+    proxy.access_log = access_log::of_connections(plan.telemetry.access_log.as_ref(), Side::Inbound);
     if plan.authorization == AuthorizationMode::Audit {
         denials::log_connections(&mut proxy);
     }
@@ -202,11 +206,19 @@ pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
     to_the_application(INBOUND, rules, &plan.rates)
 }
 
+/// What is told of requests in clear, most of which are probes: of what went wrong, that it did. In every mode alike, so
+/// that connections stay where they are when it changes.
+fn in_clear(telemetry: &Telemetry) -> Telemetry {
+    let what_went_wrong = |log: AccessLog| AccessLog { mode: AccessLogMode::Errors, ..log };
+    Telemetry { tracing: None, access_log: telemetry.access_log.clone().map(what_went_wrong) }
+}
+
 /// A manager that asks for its routes by name.
-fn manager(codec: CodecType, routes: &str, denied: &str) -> Vec<Filter> {
+fn manager(codec: CodecType, routes: &str, denied: &str, telemetry: &Telemetry) -> Vec<Filter> {
     // The rules are in the routes; what the statistics are called is decided here alone.
     let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-    let manager = HttpConnectionManager {
+    let told = access_log::of_requests(telemetry.access_log.as_ref(), Side::Inbound);
+    let mut manager = HttpConnectionManager {
         codec_type: codec.into(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             // A proxy does not serve before it knows whom, however long that takes.
@@ -219,9 +231,12 @@ fn manager(codec: CodecType, routes: &str, denied: &str) -> Vec<Filter> {
         // Authorisation and the application must see the same path.
         normalize_path: boolean(true),
         local_reply_config: Some(local_replies(denied)),
-        access_log: vec![denials::log_requests()],
+        access_log: [denials::log_requests()].into_iter().chain(told).collect(),
         ..connection_manager(INBOUND, vec![http_filter(HTTP_RBAC, authorize), traffic_policy::rate_filter(), router()])
     };
+    if let Some(tracing) = &telemetry.tracing {
+        tracing::trace(&mut manager, tracing);
+    }
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 
@@ -264,7 +279,7 @@ fn connection_rates(rates: &Rates) -> impl Iterator<Item = ListenerFilter> {
 
 /// Puts `text` into the 403 that the sidecar itself gives, and says so when the application was not reached; what the
 /// application answers passes untouched.
-fn local_replies(text: &str) -> LocalReplyConfig {
+pub(super) fn local_replies(text: &str) -> LocalReplyConfig {
     let forbidden = AccessLogFilter {
         filter_specifier: Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
             comparison: Some(ComparisonFilter {

@@ -141,7 +141,7 @@ pub(super) fn path_header(regex: String) -> HeaderMatcher {
     header(":path", regex)
 }
 
-fn header(name: &str, regex: String) -> HeaderMatcher {
+pub(super) fn header(name: &str, regex: String) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(full_match(regex))),

@@ -172,13 +172,13 @@ fn share(percentage: Percentage) -> Option<RuntimeFractionalPercent> {
         .then(|| RuntimeFractionalPercent { default_value: Some(fault::fraction(percentage)), ..Default::default() })
 }
 
-fn to(match_: RouteMatch, cluster: ClusterSpecifier, settings: &RequestSettings) -> Route {
+pub(super) fn to(match_: RouteMatch, cluster: ClusterSpecifier, settings: &RequestSettings) -> Route {
     let action = RouteAction { cluster_specifier: Some(cluster), ..Default::default() };
     let action = traffic_policy::route_action(action, settings);
     Route { r#match: Some(match_), action: Some(route::Action::Route(action)), ..Default::default() }
 }
 
-fn any_request() -> RouteMatch {
+pub(super) fn any_request() -> RouteMatch {
     RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }
 }
 

@@ -175,7 +175,10 @@ impl Sidecar {
         let drain_time = drain_time.iter().flat_map(|seconds| ["--drain-time-s", seconds]);
         Process {
             argv: argv.into_iter().chain(drain_time).map(str::to_owned).collect(),
-            env: vec![(SERVICE_ACCOUNT_VARIABLE.to_owned(), self.pod.spec.account.to_string())],
+            env: vec![
+                (SERVICE_ACCOUNT_VARIABLE.to_owned(), self.pod.spec.account.to_string()),
+                bootstrap::environment(&ProxyId(self.pod.spec.key.clone()), &self.pod.spec.workload),
+            ],
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),

@@ -14,6 +14,7 @@ use crate::mesh::object::{
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
+use super::telemetry::{self, Telemetry};
 use super::traffic_policy;
 
 /// What one pod accepts. Pods of a workload usually share it.
@@ -21,6 +22,8 @@ use super::traffic_policy;
 pub struct InboundPlan {
     /// Only identities of this trust domain are believed.
     pub trust_domain: TrustDomain,
+    /// Whether it is called by IPv6 as well.
+    pub ipv6: bool,
     /// Whether connections outside the mesh's mTLS are served, on ports that `mtls_ports` does not name.
     pub mtls: MtlsMode,
     /// The pod ports that have another mode than `mtls`.
@@ -31,6 +34,8 @@ pub struct InboundPlan {
     pub probes: BTreeSet<Probe>,
     /// What is allowed; everything else is not. Empty unless `authorization` asks for it.
     pub allow: Vec<AllowPolicy>,
+    /// What the sidecar tells of what it carries, in both directions.
+    pub telemetry: Telemetry,
     /// How much is taken by pod port: requests, or connections where it is TCP.
     pub rates: BTreeMap<u16, (Traffic, RateLimit)>,
 }
@@ -101,6 +106,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
     let mtls = pod.mtls.mode.or(namespace.and_then(|ns| ns.mtls)).unwrap_or(config.mtls);
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
+        ipv6: pod.ips.iter().any(std::net::IpAddr::is_ipv6),
         mtls,
         mtls_ports: pod
             .mtls
@@ -112,6 +118,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
         authorization,
         probes: pod.probes.clone(),
         allow,
+        telemetry: telemetry::of_pod(world, pod),
         rates: rates(world, pod),
     };
     Some((plan, diagnostics))

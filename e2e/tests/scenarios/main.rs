@@ -3,8 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod access_log;
 mod audit;
 mod churn;
+mod dual_stack;
+mod egress;
 mod fault;
 mod life;
 mod modes;
@@ -39,9 +42,14 @@ fn stock_envoy(line: &str) -> PathBuf {
 
 /// Starts a scenario on the stock Envoy of this line.
 fn start(scenario: &str, line: &str) -> Mesh {
+    start_with(scenario, line, &[])
+}
+
+/// As [`start`], with more arguments of `weft up`.
+fn start_with(scenario: &str, line: &str, arguments: &[&str]) -> Mesh {
     let directory = format!("e2e/scenarios/{scenario}");
     let name = format!("{scenario}-{line}");
-    Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), &[]).expect("the mesh starts")
+    Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), arguments).expect("the mesh starts")
 }
 
 /// The scenarios of this mesh, on the stock Envoy of this line.

@@ -7,6 +7,7 @@ use crate::policy::AllowPolicy;
 
 fn plan(mtls: MtlsMode, authorization: AuthorizationMode) -> InboundPlan {
     InboundPlan {
+        ipv6: false,
         trust_domain: TrustDomain::default(),
         mtls,
         mtls_ports: BTreeMap::new(),
@@ -14,6 +15,7 @@ fn plan(mtls: MtlsMode, authorization: AuthorizationMode) -> InboundPlan {
         probes: BTreeSet::new(),
         allow: Vec::new(),
         rates: BTreeMap::new(),
+        telemetry: Default::default(),
     }
 }
 

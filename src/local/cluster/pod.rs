@@ -34,6 +34,8 @@ pub(super) enum Phase {
 pub(super) enum Origin {
     /// A Deployment, with the hash of its template.
     Deployment(WorkloadKey, String),
+    /// A StatefulSet, with the hash of its template.
+    StatefulSet(WorkloadKey, String),
     /// The user, with the hash of what makes the pod run.
     Declared(String),
 }
@@ -180,7 +182,13 @@ impl LivePod {
             host_ip: Some(NODE_ADDRESS.to_string()),
             host_ips: Some(vec![HostIP { ip: NODE_ADDRESS.to_string() }]),
             pod_ip: Some(ip.clone()),
-            pod_ips: Some(vec![PodIP { ip }]),
+            pod_ips: Some(
+                [Some(ip), self.run.ipv6.map(|ip| ip.to_string())]
+                    .into_iter()
+                    .flatten()
+                    .map(|ip| PodIP { ip })
+                    .collect(),
+            ),
             start_time: Some(Time(created)),
             container_statuses: Some(self.container_statuses()),
             ..PodStatus::default()

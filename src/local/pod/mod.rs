@@ -187,10 +187,12 @@ impl Pod {
     fn write_files(&self) -> std::io::Result<()> {
         let directory = self.directory();
         std::fs::create_dir_all(&directory)?;
-        let PodSpecToRun { ip, hostname, dns, .. } = &self.spec;
+        let PodSpecToRun { ip, ipv6, hostname, dns, .. } = &self.spec;
+        let ipv6 = ipv6.map_or_else(String::new, |ip| format!("{ip}\t{hostname}\n"));
         let resolv_conf = format!("nameserver {}\nsearch {}\noptions ndots:5\n", dns.nameserver, dns.search.join(" "));
         std::fs::write(directory.join("resolv.conf"), resolv_conf)?;
-        let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ip}\t{hostname}\n");
+        let hosts =
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ip}\t{hostname}\n{ipv6}");
         std::fs::write(directory.join("hosts"), hosts)?;
         std::fs::write(directory.join("hostname"), format!("{hostname}\n"))
     }
@@ -281,7 +283,8 @@ async fn live_once(
         }
         false => None,
     };
-    let sandbox = Arc::new(Sandbox::create(pod.spec.ip, pod.spec.hostname.clone(), interception).await?);
+    let sandbox =
+        Arc::new(Sandbox::create((pod.spec.ip, pod.spec.ipv6), pod.spec.hostname.clone(), interception).await?);
     *pod.sandbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sandbox));
 
     let mut application = JoinSet::new();
