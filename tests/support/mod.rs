@@ -55,7 +55,25 @@ pub(crate) fn readable(resource: &Resource) -> serde_json::Value {
     let descriptor = descriptors().get_message_by_name(name).expect("a known message");
     let message = DynamicMessage::decode(descriptor, resource.body.clone()).expect("its own encoding");
     let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
-    message.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON")
+    let mut json = message.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON");
+    sort_maps(&mut json);
+    json
+}
+
+/// Orders the entries of the maps of match trees, which decoding has in a random order.
+fn sort_maps(json: &mut serde_json::Value) {
+    match json {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                sort_maps(value);
+                if let ("map", serde_json::Value::Object(entries)) = (name.as_str(), value) {
+                    entries.sort_keys();
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(sort_maps),
+        _ => {}
+    }
 }
 
 /// Everything that the objects of a file come to, by type and name; a proxy's own resources by `PROXY NAME`.
