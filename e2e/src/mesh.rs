@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -33,7 +33,12 @@ pub struct Mesh {
     playground: Playground,
     directory: TempDir,
     traffic: Arc<Traffic>,
+    /// Held last, so that the next mesh starts when this one is gone.
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One mesh at a time: two would starve each other of the machine's CPUs, and pods fail their probes for it.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
@@ -88,6 +93,7 @@ impl Mesh {
         envoy: Option<PathBuf>,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::Builder::new().prefix("weft-mesh-").tempdir()?;
         let source = repository().join(source);
         for entry in fs::read_dir(&source).with_context(|| source.display().to_string())? {
@@ -104,7 +110,7 @@ impl Mesh {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             ready_within: PATIENCE,
         })?;
-        let mesh = Self { name: name.to_owned(), playground, directory, traffic: Arc::default() };
+        let mesh = Self { name: name.to_owned(), playground, directory, traffic: Arc::default(), _turn: turn };
         // The pods are ready; the control plane is about to hear of it.
         mesh.inspection()?.converged_after(0, Instant::now())?;
         Ok(mesh)
