@@ -87,7 +87,7 @@ fn run(line: &str) {
     checks.equal(
         "egress-deny: a workload of the mesh by its address",
         "web HTTP/1.1 mtls",
-        mesh.resolve(WEB, "web").and_then(|_| Ok(mesh.pods_of("shop", "web")?)).and_then(|pods| {
+        mesh.resolve(WEB, "web").and_then(|_| mesh.pods_of("shop", "web")).and_then(|pods| {
             let ip = pods.first().context("a pod")?.ip;
             http(TILL, &format!("http://{ip}:8080/"))
         }),
