@@ -10,7 +10,9 @@ pub mod churn;
 pub mod inspection;
 pub mod load;
 pub mod mesh;
+pub mod prometheus;
 pub mod report;
+pub mod samples;
 pub mod scenario;
 
 use std::time::{Duration, Instant};

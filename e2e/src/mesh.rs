@@ -1,7 +1,7 @@
 //! A mesh on this machine for a test to use: its files, its pods, its control plane.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -298,6 +298,15 @@ impl Mesh {
     pub fn admin(&self, pod: &str, path: &str) -> anyhow::Result<String> {
         let socket = self.client().dial(Some(selector(pod)?), ADMIN)?;
         get(socket, path).with_context(|| format!("{pod} {path}"))
+    }
+
+    /// What a pod's own `port` answers to a GET from inside it.
+    ///
+    /// # Errors
+    /// When it does not answer with success.
+    pub fn get(&self, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
+        let socket = self.client().dial(Some(selector(pod)?), SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))?;
+        get(socket, path).with_context(|| format!("{pod}:{port} {path}"))
     }
 
     /// The control plane's metrics.

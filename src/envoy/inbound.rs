@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLogFilter, ComparisonFilter, StatusCodeFilter, comparison_filter,
+    AccessLog, AccessLogFilter, ComparisonFilter, StatusCodeFilter, comparison_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
@@ -45,10 +45,11 @@ use prost::{Message, Name};
 use super::message::{
     address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
 };
+use super::metrics::{self, Reporter};
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
 use super::{rbac, tls};
-use crate::mesh::object::{AuthorizationMode, MtlsMode};
+use crate::mesh::object::{AuthorizationMode, MetricsMode, MtlsMode};
 use crate::policy::InboundPlan;
 
 /// What a caller without the mesh's TLS reads when its request is refused.
@@ -67,8 +68,9 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
 const AUDIT: &str = "audit";
 
-/// The inbound listener of a pod with this plan.
-pub fn listener(plan: &InboundPlan) -> Listener {
+/// The inbound listener of a pod with this plan, with metrics in this mode.
+pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
+    let requests = |reporter| metrics::of_requests(metrics, reporter);
     let http = |codec| {
         let routes = RouteSpecifier::Rds(Rds {
             // A proxy does not serve before it knows whom, however long that takes.
@@ -77,7 +79,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         });
         // The rules are in the routes; what the statistics are called is decided here alone.
         let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED)
+        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED, requests(Reporter::Destination))
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
@@ -87,15 +89,23 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         ..Default::default()
     };
     let plaintext_http = match plan.mtls {
-        MtlsMode::Permissive => manager(CodecType::Auto, authorize_plaintext(plan), fixed_routes(), NOT_ALLOWED),
+        MtlsMode::Permissive => manager(
+            CodecType::Auto,
+            authorize_plaintext(plan),
+            fixed_routes(),
+            NOT_ALLOWED,
+            requests(Reporter::DestinationOfPlaintext),
+        ),
         MtlsMode::Strict => {
             let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
-            manager(CodecType::Auto, vec![http_filter_any(HTTP_RBAC, probes)], fixed_routes(), NEEDS_MTLS)
+            let authorize = vec![http_filter_any(HTTP_RBAC, probes)];
+            let requests = requests(Reporter::DestinationOfPlaintext);
+            manager(CodecType::Auto, authorize, fixed_routes(), NEEDS_MTLS, requests)
         }
     };
-    let tcp = || {
+    let tcp = |reporter| {
         let mut filters: Vec<Filter> = authorize_tcp(plan).into_iter().collect();
-        filters.push(tcp_proxy(INBOUND, INBOUND, None));
+        filters.push(tcp_proxy(INBOUND, INBOUND, None, metrics::of_connections(metrics, reporter)));
         filters
     };
     Listener {
@@ -114,7 +124,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
             refuse(INBOUND_PORT),
             mesh("http-1", &ALPN_HTTP1, http(CodecType::Http1)),
             mesh("http-2", &[ALPN_HTTP2], http(CodecType::Http2)),
-            mesh("tcp", &[ALPN_TCP], tcp()),
+            mesh("tcp", &[ALPN_TCP], tcp(Reporter::Destination)),
             FilterChain {
                 name: "plaintext-http".to_owned(),
                 filter_chain_match: Some(chain_match("raw_buffer", &HTTP)),
@@ -124,7 +134,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         ],
         default_filter_chain: (plan.mtls == MtlsMode::Permissive).then(|| FilterChain {
             name: "plaintext".to_owned(),
-            filters: tcp(),
+            filters: tcp(Reporter::DestinationOfPlaintext),
             ..Default::default()
         }),
         ..Default::default()
@@ -136,7 +146,7 @@ fn refuse(port: u16) -> FilterChain {
     FilterChain {
         name: format!("refuse-{port}"),
         filter_chain_match: Some(FilterChainMatch { destination_port: uint32(port.into()), ..Default::default() }),
-        filters: vec![tcp_proxy(INBOUND, "none", None)],
+        filters: vec![tcp_proxy(INBOUND, "none", None, Vec::new())],
         ..Default::default()
     }
 }
@@ -160,7 +170,13 @@ fn fixed_routes() -> RouteSpecifier {
     RouteSpecifier::RouteConfig(to_the_application(None))
 }
 
-fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifier, denied: &str) -> Vec<Filter> {
+fn manager(
+    codec: CodecType,
+    mut filters: Vec<HttpFilter>,
+    routes: RouteSpecifier,
+    denied: &str,
+    logs: Vec<AccessLog>,
+) -> Vec<Filter> {
     filters.push(router());
     let manager = HttpConnectionManager {
         codec_type: codec.into(),
@@ -171,6 +187,7 @@ fn manager(codec: CodecType, mut filters: Vec<HttpFilter>, routes: RouteSpecifie
         // Authorisation and the application must see the same path.
         normalize_path: boolean(true),
         local_reply_config: Some(explain_refusal(denied)),
+        access_log: logs,
         ..connection_manager(INBOUND, filters)
     };
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]

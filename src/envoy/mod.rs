@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod fallback;
 pub mod inbound;
 mod message;
+mod metrics;
 pub mod names;
 pub mod outbound;
 mod rbac;

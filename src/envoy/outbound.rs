@@ -7,12 +7,13 @@
 //!     elsewhere                   ─▶ passthrough
 //! ```
 //!
-//! It depends on the mesh's ranges and on the declared TCP ports, and on nothing else.
+//! It depends on the mesh's ranges and settings and on the declared TCP ports, and on nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
@@ -41,16 +42,18 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as NetworkFilterState;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, OnDemand as TcpOnDemand,
+    ClusterSpecifier, OnDemand as TcpOnDemand, TcpAccessLogOptions,
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
 use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
+use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
 };
+use crate::mesh::object::MetricsMode;
 
 /// How long a first call waits for its destination before it fails.
 pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,18 +71,18 @@ pub struct TcpPorts {
 }
 
 /// The listener for a mesh of these ranges.
-pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
+pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, metrics: MetricsMode) -> Listener {
     let mut filter_chains: Vec<FilterChain> = Vec::new();
     for (port, addresses) in &tcp.at {
         // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
         let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
-        filter_chains.push(tcp_chain(format!("tcp-declared-{port}"), &only, Some(*port)));
-        filter_chains.push(http_chain(format!("http-{port}"), ranges, Some(*port)));
-        filter_chains.push(tcp_chain(format!("tcp-{port}"), ranges, Some(*port)));
+        filter_chains.push(tcp_chain(format!("tcp-declared-{port}"), &only, Some(*port), metrics));
+        filter_chains.push(http_chain(format!("http-{port}"), ranges, Some(*port), metrics));
+        filter_chains.push(tcp_chain(format!("tcp-{port}"), ranges, Some(*port), metrics));
     }
     if !ranges.is_empty() {
-        filter_chains.push(http_chain("http".to_owned(), ranges, None));
-        filter_chains.push(tcp_chain("tcp".to_owned(), ranges, None));
+        filter_chains.push(http_chain("http".to_owned(), ranges, None, metrics));
+        filter_chains.push(tcp_chain("tcp".to_owned(), ranges, None, metrics));
     }
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", HttpInspector {});
     inspector.filter_disabled = on_ports(&tcp.everywhere);
@@ -95,7 +98,12 @@ pub fn listener(ranges: &[IpNet], tcp: &TcpPorts) -> Listener {
         filter_chains,
         default_filter_chain: Some(FilterChain {
             name: PASSTHROUGH.to_owned(),
-            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None)],
+            filters: vec![tcp_proxy(
+                PASSTHROUGH,
+                PASSTHROUGH,
+                None,
+                metrics::of_connections(metrics, Reporter::Source),
+            )],
             ..Default::default()
         }),
         ..Default::default()
@@ -126,19 +134,28 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
 }
 
-pub(super) fn tcp_proxy(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> Filter {
+/// A TCP proxy that tells `logs` when a connection is opened and when it is closed.
+pub(super) fn tcp_proxy(
+    stat_prefix: &str,
+    cluster: &str,
+    on_demand: Option<TcpOnDemand>,
+    logs: Vec<AccessLog>,
+) -> Filter {
     let config = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         on_demand,
         // The application's own keep-alive and time-outs decide, as without a mesh.
         idle_timeout: duration(Duration::ZERO),
+        access_log_options: (!logs.is_empty())
+            .then(|| TcpAccessLogOptions { flush_access_log_on_connected: true, ..Default::default() }),
+        access_log: logs,
         ..Default::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", config)
 }
 
-fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: MetricsMode) -> FilterChain {
     let state = HttpFilterState {
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
@@ -165,6 +182,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
             config_source: Some(ads(Duration::ZERO)),
             route_config_name: OUTBOUND.to_owned(),
         })),
+        access_log: metrics::of_requests(metrics, Reporter::Source),
         ..connection_manager(OUTBOUND, filters)
     };
     FilterChain {
@@ -178,7 +196,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain 
     }
 }
 
-fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
+fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: MetricsMode) -> FilterChain {
     let state = NetworkFilterState {
         on_new_connection: vec![
             filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT),
@@ -197,7 +215,7 @@ fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>) -> FilterChain {
         filters: vec![
             network_filter("envoy.filters.network.set_filter_state", state),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
-            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand)),
+            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand), metrics::of_connections(metrics, Reporter::Source)),
         ],
         ..Default::default()
     }

@@ -15,11 +15,13 @@ mod tests;
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use ipnet::IpNet;
 use prost::Message;
 
 use super::fallback::Addresses;
 use super::{cluster, names, outbound, route};
+use crate::mesh::object::MetricsMode;
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey, TrustDomain, World};
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
 use crate::warm::WarmSets;
@@ -37,6 +39,7 @@ pub struct Translator {
     findings: Findings,
     trust_domain: TrustDomain,
     ranges: Arc<[IpNet]>,
+    metrics: MetricsMode,
     started: bool,
 }
 
@@ -80,6 +83,8 @@ impl Translator {
         if ranges_changed {
             self.ranges = world.config().ranges.clone().into();
         }
+        let metrics = world.config().metrics;
+        let metrics_changed = std::mem::replace(&mut self.metrics, metrics) != metrics;
         let (mut tcp_ports_changed, mut addresses_changed) = (false, false);
         for key in &dirty.services {
             let (before, after) = self.services.plan(world, key, &mut self.findings, &mut out);
@@ -93,9 +98,11 @@ impl Translator {
         if first || ranges_changed || dirty.config || addresses_changed {
             out.changes.push(Change::Fallback(Arc::new(self.addresses())));
         }
-        if first || ranges_changed || tcp_ports_changed {
-            let listener = outbound::listener(&self.ranges, self.ports.tcp());
-            out.put(ResourceType::Listener, names::OUTBOUND.into(), &listener, None);
+        if first || ranges_changed || tcp_ports_changed || metrics_changed {
+            let listener = out.listener(names::OUTBOUND.into(), metrics, |metrics| {
+                outbound::listener(&self.ranges, self.ports.tcp(), metrics)
+            });
+            out.changes.push(Change::Put(Arc::new(listener)));
         }
         if first || routes_changed {
             let configuration = route::configuration(self.services.routes());
@@ -129,6 +136,20 @@ impl Translated {
     ) -> Resource {
         self.work.encoded += 1;
         Resource::new(kind, name, message.encode_to_vec().into(), origin)
+    }
+
+    /// A listener with metrics in this mode, and what older Envoys are given instead of one that they cannot load.
+    fn listener(
+        &mut self,
+        name: ResourceName,
+        metrics: MetricsMode,
+        make: impl Fn(MetricsMode) -> Listener,
+    ) -> Resource {
+        let resource = self.encode(ResourceType::Listener, name, &make(metrics), None);
+        match metrics {
+            MetricsMode::Basic => resource,
+            MetricsMode::Full => resource.for_older(make(MetricsMode::Basic).encode_to_vec().into()),
+        }
     }
 
     fn put(&mut self, kind: ResourceType, name: ResourceName, message: &impl Message, origin: Option<ObjectRef>) {

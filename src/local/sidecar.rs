@@ -163,6 +163,15 @@ impl Sidecar {
         }
     }
 
+    /// What the labels of its metrics say of its own side of a hop (`envoy::metrics`).
+    fn environment(&self) -> Vec<(String, String)> {
+        let spec = &self.pod.spec;
+        let version = spec.version.clone().map(|version| ("WEFT_VERSION", version));
+        let names =
+            [("WEFT_NAMESPACE", spec.key.namespace.to_string()), ("WEFT_WORKLOAD", spec.workload.name.to_string())];
+        names.into_iter().chain(version).map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// The Envoy process.
     pub(crate) fn process(&self) -> Process {
         let level = self.pod.spec.annotations.get("weft.dev/proxy-log-level").map_or("warning", String::as_str);
@@ -171,7 +180,7 @@ impl Sidecar {
         let argv = [ENVOY_EXE, "-c", &configuration, "--concurrency", "1", "--disable-hot-restart", "-l", level];
         Process {
             argv: argv.map(str::to_owned).to_vec(),
-            env: Vec::new(),
+            env: self.environment(),
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),

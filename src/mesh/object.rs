@@ -86,6 +86,16 @@ pub enum AuthorizationMode {
     Enforce,
 }
 
+/// What sidecars count of the calls that they carry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum MetricsMode {
+    /// Golden metrics: with both ends of each call.
+    #[default]
+    Full,
+    /// What Envoy counts by itself.
+    Basic,
+}
+
 /// A Pod with an IP address. A Pod without one, or one that has finished, is no [`Object`] (the source deletes it).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
@@ -111,6 +121,19 @@ pub struct Pod {
     pub terminating: bool,
     /// What the annotation `weft.dev/upstreams` names, which is warm from the start.
     pub upstreams: BTreeSet<Upstream>,
+}
+
+impl Pod {
+    /// The version that its labels state: `version`, else `app.kubernetes.io/version`.
+    pub fn version(&self) -> Option<&str> {
+        version(&self.labels)
+    }
+}
+
+/// The version that a pod's labels state.
+pub fn version(labels: &Labels) -> Option<&str> {
+    let label = |name: &str| labels.get(name).filter(|value| !value.is_empty());
+    label("version").or_else(|| label("app.kubernetes.io/version")).map(String::as_str)
 }
 
 /// One entry of `spec.containers[].ports`, protocol TCP.
@@ -312,6 +335,8 @@ pub struct MeshConfig {
     pub authorization: AuthorizationMode,
     /// `spec.discovery.mode`.
     pub discovery: DiscoveryMode,
+    /// `spec.metrics.mode`.
+    pub metrics: MetricsMode,
     /// `spec.network.ranges`: the pod and Service ranges; destinations outside them pass through.
     pub ranges: Vec<IpNet>,
 }
@@ -333,6 +358,7 @@ impl Default for MeshConfig {
             mtls: MtlsMode::default(),
             authorization: AuthorizationMode::default(),
             discovery: DiscoveryMode::default(),
+            metrics: MetricsMode::default(),
             ranges: vec![
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12)),
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16)),

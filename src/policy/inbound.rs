@@ -8,7 +8,9 @@
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
-use crate::mesh::object::{AuthorizationMode, HttpMatch, MtlsMode, Pod, Probe, Protocol, TargetRule, TrafficTarget};
+use crate::mesh::object::{
+    AuthorizationMode, HttpMatch, MetricsMode, MtlsMode, Pod, Probe, Protocol, TargetRule, TrafficTarget,
+};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
@@ -22,6 +24,8 @@ pub struct InboundPlan {
     pub mtls: MtlsMode,
     /// How far `allow` is enforced.
     pub authorization: AuthorizationMode,
+    /// What is counted.
+    pub metrics: MetricsMode,
     /// Probes that are answered in clear, whoever asks.
     pub probes: BTreeSet<Probe>,
     /// What is allowed; everything else is not. Empty unless `authorization` asks for it.
@@ -85,6 +89,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
         trust_domain: config.trust_domain.clone(),
         mtls: namespace.and_then(|ns| ns.mtls).unwrap_or(config.mtls),
         authorization,
+        metrics: config.metrics,
         probes: pod.probes.clone(),
         allow,
     };

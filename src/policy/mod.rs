@@ -12,4 +12,4 @@ pub mod outbound;
 pub mod upstream;
 
 pub use inbound::{Allow, AllowPolicy, InboundPlan};
-pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};
+pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan, Workload};

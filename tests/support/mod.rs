@@ -106,6 +106,16 @@ pub(crate) fn envoy() -> PathBuf {
     path
 }
 
+/// The oldest stock Envoy of envoy-bootstrap/VERSIONS, as `make setup-all` installed it.
+pub(crate) fn oldest_envoy() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let versions = std::fs::read_to_string(root.join("envoy-bootstrap/VERSIONS")).expect("envoy-bootstrap/VERSIONS");
+    let version = versions.lines().find_map(|line| line.strip_prefix("oldest ")).expect("the oldest");
+    let path = root.join("target/envoy").join(version.trim()).join("envoy");
+    assert!(path.exists(), "there is no Envoy at {}: run `make setup-all`", path.display());
+    path
+}
+
 pub(crate) fn router() -> HttpFilter {
     HttpFilter {
         name: "envoy.filters.http.router".into(),

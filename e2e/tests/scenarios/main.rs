@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
 mod churn;
+mod metrics;
 mod modes;
 mod protocols;
 mod refusals;

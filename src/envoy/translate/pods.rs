@@ -106,7 +106,11 @@ impl Pods {
             }
         }
         let Some(pod) = pod else { return changed };
-        let address = PodAddress { key: key.clone(), identity: policy::outbound::identity(world, pod) };
+        let address = PodAddress {
+            key: key.clone(),
+            identity: policy::outbound::identity(world, pod),
+            workload: policy::Workload::of(pod),
+        };
         for ip in &ips {
             if self.addresses.get(ip) != Some(&address) {
                 self.addresses.insert(*ip, address.clone());
@@ -153,7 +157,7 @@ impl Pods {
         let plan = self.inbound.get_key_value(&plan).map_or_else(|| Arc::new(plan), |(known, _)| known.clone());
         let inbound = self.inbound.entry(plan.clone()).or_insert_with(|| Inbound {
             resources: [
-                out.encode(ResourceType::Listener, names::INBOUND.into(), &inbound::listener(&plan), None),
+                out.listener(names::INBOUND.into(), plan.metrics, |metrics| inbound::listener(&plan, metrics)),
                 out.encode(ResourceType::Route, names::INBOUND.into(), &inbound::routes(&plan), None),
             ],
             pods: 0,

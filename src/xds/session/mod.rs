@@ -28,7 +28,7 @@ use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
 use super::subscription::{self, Changed, Intern, Names, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
-use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::snapshot::{Generation, Resource, ResourceName, ResourceType, Snapshot, Version};
 
 /// The two forms of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +78,8 @@ pub struct Response {
     pub nonce: String,
     /// The number of the snapshot that it brings the client to: `system_version_info`, `version_info`.
     pub number: u64,
+    /// Which form of them the client can load.
+    pub generation: Generation,
     /// New and changed resources; in a state-of-the-world response of clusters or listeners all of them.
     pub resources: Vec<Arc<Resource>>,
     /// Names that no longer exist, or do not exist yet; incremental only.
@@ -115,6 +117,7 @@ pub struct Session {
     secrets: Arc<dyn Secrets>,
     patience: Patience,
     names: Arc<NamePool>,
+    generation: Generation,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
     /// Clusters that were sent before the first request for endpoints: theirs are sent whatever versions that request
@@ -146,6 +149,7 @@ impl Session {
             secrets,
             patience,
             names: Arc::default(),
+            generation: Generation::default(),
             snapshot: None,
             types: BTreeMap::new(),
             owed: Vec::new(),
@@ -160,6 +164,11 @@ impl Session {
     /// Shares its sets of names with the sessions of the same pool.
     pub(crate) fn sharing(self, names: Arc<NamePool>) -> Self {
         Self { names, ..self }
+    }
+
+    /// Sends what an Envoy of this generation can load.
+    pub(crate) fn of_generation(self, generation: Generation) -> Self {
+        Self { generation, ..self }
     }
 
     /// A newer snapshot is there.
@@ -450,6 +459,7 @@ impl Session {
             type_url: type_url.into(),
             nonce: self.unknown_count.to_string(),
             number: 0,
+            generation: self.generation,
             resources: Vec::new(),
             removed: names.into_iter().map(ResourceName::from).collect(),
         });

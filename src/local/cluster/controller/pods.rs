@@ -12,7 +12,7 @@ use super::super::template::{self, Resolved};
 use super::super::{CLUSTER_DOMAIN, DNS_ADDRESS, DnsConfig, PodAction, PodEvent, PodSpecToRun, endpoints, hash};
 use super::Cluster;
 use crate::mesh::diagnostic::Severity;
-use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
+use crate::mesh::{self, Diagnostic, Kind, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 
 /// A pod's text with all that is decided before it exists: what a Deployment's template or a declared Pod comes to.
 struct Blueprint {
@@ -237,6 +237,7 @@ impl Cluster {
             ip,
             account: ServiceAccountKey::new(key.namespace.clone(), account),
             workload,
+            version: blueprint.metadata.labels.as_ref().and_then(mesh::object::version).map(str::to_owned),
             meshed: template::is_meshed(&blueprint.spec),
             containers,
             probes,
