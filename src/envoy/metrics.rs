@@ -180,8 +180,9 @@ impl Reporter {
     fn audit(self) -> &'static [Label] {
         match self {
             Self::Source => &[],
+            // The prefix of the shadow rules' statistics (`inbound::AUDIT`) and Envoy's own key, with nothing between.
             Self::Destination | Self::DestinationOfPlaintext => {
-                &[("audit", "%DYNAMIC_METADATA(envoy.filters.http.rbac:audit_shadow_engine_result)%")]
+                &[("audit", "%DYNAMIC_METADATA(envoy.filters.http.rbac:auditshadow_engine_result)%")]
             }
         }
     }

@@ -55,7 +55,26 @@ pub(crate) fn readable(resource: &Resource) -> serde_json::Value {
     let descriptor = descriptors().get_message_by_name(name).expect("a known message");
     let message = DynamicMessage::decode(descriptor, resource.body.clone()).expect("its own encoding");
     let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
-    message.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON")
+    let mut json = message.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON");
+    sort_metadata(&mut json);
+    json
+}
+
+/// The one map whose entries are several, and which comes in any order.
+fn sort_metadata(json: &mut serde_json::Value) {
+    match json {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                if name == "filter_metadata" {
+                    field.sort_all_objects();
+                } else {
+                    sort_metadata(field);
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(sort_metadata),
+        _ => {}
+    }
 }
 
 /// Everything that the objects of a file come to, by type and name; a proxy's own resources by `PROXY NAME`.

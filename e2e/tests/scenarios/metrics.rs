@@ -178,15 +178,20 @@ fn both_sidecars_of_a_call_count_it_with_both_ends() {
         };
         let both = || Ok::<_, anyhow::Error>((series(CLIENT)?, series(SERVER)?));
         let total = |s: &Samples| s.sum("requests_total", TO_SERVER);
+        let start = total(&Samples::of(&mesh, CLIENT)?);
+        let counted = |made: f64| {
+            let expected = (start + made).to_string();
+            seen(&mesh, CLIENT, &expected, |s| total(s).to_string()).map(|saw| saw == expected)
+        };
         (0..4).try_for_each(|number| odd(number).map(drop))?;
-        let start = Samples::of(&mesh, CLIENT).map(|s| total(&s))?;
+        let first = counted(4.0)?;
         let before = both()?;
         (4..40).try_for_each(|number| odd(number).map(drop))?;
-        let made = seen(&mesh, CLIENT, &format!("{}", start + 36.0), |s| total(s).to_string())?;
+        let all = counted(40.0)?;
         let after = both()?;
         let new: Vec<_> = after.0.difference(&before.0).chain(after.1.difference(&before.1)).collect();
-        let counted = made == format!("{}", start + 36.0);
-        Ok((new.is_empty() && counted, format!("{} and {} series, new: {new:?}", after.0.len(), after.1.len())))
+        let said = format!("{} and {} series, new: {new:?}, counted: {first}, {all}", after.0.len(), after.1.len());
+        Ok((new.is_empty() && first && all, said))
     });
 
     let counted = || Samples::of(&mesh, CLIENT).map(|s| s.sum("requests_total", &[("destination_service", "web")]));
