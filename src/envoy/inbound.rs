@@ -70,7 +70,6 @@ const AUDIT: &str = "audit";
 
 /// The inbound listener of a pod with this plan, with metrics in this mode.
 pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
-    let requests = |reporter| metrics::of_requests(metrics, reporter);
     let http = |codec| {
         let routes = RouteSpecifier::Rds(Rds {
             // A proxy does not serve before it knows whom, however long that takes.
@@ -79,7 +78,7 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
         });
         // The rules are in the routes; what the statistics are called is decided here alone.
         let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED, requests(Reporter::Destination))
+        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED, metrics::of_requests(metrics, Reporter::Destination))
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
@@ -94,12 +93,12 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
             authorize_plaintext(plan),
             fixed_routes(),
             NOT_ALLOWED,
-            requests(Reporter::DestinationOfPlaintext),
+            metrics::of_plaintext_requests(metrics, &plan.probes),
         ),
         MtlsMode::Strict => {
             let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
             let authorize = vec![http_filter_any(HTTP_RBAC, probes)];
-            let requests = requests(Reporter::DestinationOfPlaintext);
+            let requests = metrics::of_plaintext_requests(metrics, &plan.probes);
             manager(CodecType::Auto, authorize, fixed_routes(), NEEDS_MTLS, requests)
         }
     };

@@ -156,6 +156,20 @@ pub enum Probe {
     Grpc(u16),
 }
 
+impl Probe {
+    /// The path of the request that it makes; `None` if it makes none.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Http(_, path) => Some(path),
+            Self::Tcp(_) => None,
+            Self::Grpc(_) => Some(GRPC_HEALTH_CHECK),
+        }
+    }
+}
+
+/// The path of the gRPC health check that a `grpc` probe calls.
+pub const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
 /// A Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {

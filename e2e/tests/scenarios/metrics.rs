@@ -155,6 +155,13 @@ fn both_sidecars_of_a_call_count_it_with_both_ends() {
         seen(&mesh, SERVER, "200: 3", |s| s.by("response_code", "requests_total", &[("source_principal", "")])),
     );
 
+    checks.holds("metrics-probes are not counted", "many answered, none counted", || {
+        let answered = mesh.stats(VAULT, "^http.inbound.downstream_rq_2xx$")?;
+        let counted = Samples::of(&mesh, VAULT)?.sum("requests_total", &[("source_principal", "")]);
+        let many = answered.iter().any(|(_, count)| *count >= 3);
+        Ok((many && counted == 0.0, format!("{answered:?}, {counted} counted")))
+    });
+
     let server = mesh.pods_of("app", "server").expect("pods").first().map(|pod| pod.ip).expect("a pod");
     mesh.calls(CLIENT, &["-n", "2", &format!("http://{server}:8080/")]).expect("calls");
     checks.equal(
