@@ -87,7 +87,7 @@ fn every_panel_has_data() {
         });
     }
     checks.holds("metrics-dashboard, the load that they showed", "nothing unexpected", || {
-        let (load, denied) = (load.stop()?, denied.stop()?);
+        let (load, denied) = (load.stop()?, denied.end()?);
         Ok((load.failed + denied.failed == 0, format!("{}; {}", load.said(), denied.said())))
     });
     checks.end(mesh).expect("every scenario holds");
