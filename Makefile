@@ -1,12 +1,15 @@
 # What to run. `make demo` and `make up` are the two to begin with.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo up test e2e soak lint fuzz bench
+.PHONY: help setup setup-bench setup-all demo up test e2e soak lint fuzz bench
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the stock Envoy into target/envoy (or set WEFT_ENVOY) and the network tools
 	@e2e/scripts/setup
+
+setup-bench: ## As setup, with what calls in benchmarks
+	@e2e/scripts/setup --bench
 
 setup-all: ## As setup, with every Envoy that the tests run
 	@e2e/scripts/setup --all
@@ -47,9 +50,11 @@ fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low
 		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench: setup ## Measure each stage of a change by mesh size, the way to 20 Envoys and to thousands of fake ones (Go needed)
+bench: setup-bench ## Measure each stage of a change by mesh size, the way to 20 Envoys and to thousands of fake ones (Go needed)
 	cargo bench --locked --bench stages --bench source
 	cargo build --release --locked --workspace
 	@e2e/scripts/go-control-plane
 	target/release/bench
+	target/release/footprint
+	target/release/dataplane
 	target/release/xds --seconds 300

@@ -317,6 +317,26 @@ impl Mesh {
         get(self.client().dial(None, CONTROL_PLANE_ADMIN)?, "/metrics")
     }
 
+    /// The resident memory of the control plane, in MB, as its metrics say.
+    ///
+    /// # Errors
+    /// When it does not answer, or does not say.
+    pub fn control_plane_memory(&self) -> anyhow::Result<f64> {
+        let answer = self.metrics()?;
+        let line = answer.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        Ok(line.context("process_resident_memory_bytes in /metrics")?.parse::<f64>()? / 1e6)
+    }
+
+    /// What a sidecar's Envoy has allocated, in MB.
+    ///
+    /// # Errors
+    /// When it does not answer, or does not say.
+    pub fn heap(&self, pod: &str) -> anyhow::Result<f64> {
+        let memory: serde_json::Value = serde_json::from_str(&self.admin(pod, "/memory")?)?;
+        let bytes: Option<f64> = memory["allocated"].as_str().and_then(|bytes| bytes.parse().ok());
+        Ok(bytes.context("the allocated bytes of /memory")? / 1e6)
+    }
+
     /// The statistics of a sidecar whose names fit the regex.
     ///
     /// # Errors

@@ -78,7 +78,13 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
         });
         // The rules are in the routes; what the statistics are called is decided here alone.
         let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        manager(codec, vec![http_filter(HTTP_RBAC, authorize)], routes, NOT_ALLOWED, metrics::of_requests(metrics, Reporter::Destination))
+        manager(
+            codec,
+            vec![http_filter(HTTP_RBAC, authorize)],
+            routes,
+            NOT_ALLOWED,
+            metrics::of_requests(metrics, Reporter::Destination),
+        )
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),

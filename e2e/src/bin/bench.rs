@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let weft = std::env::current_exe()?.with_file_name("weft");
     println!("Starting 20 pods with a sidecar each …");
     let mesh = Mesh::start("e2e/bench/playground", "bench", &weft, None, &[])?;
-    let rss_mb = resident_memory(&mesh)?;
+    let rss_mb = mesh.control_plane_memory()?;
     let pods = mesh.client().status()?.pods;
     for pod in &pods {
         let code = mesh.code(&format!("{}/{}", pod.namespace, pod.name), &["http://root.bench/"])?;
@@ -49,11 +49,4 @@ fn main() -> anyhow::Result<ExitCode> {
     std::fs::write(&path, format!("{json}\n"))?;
     println!("{json}\ntarget/bench/playground.json has the same. Targets: p99_ms at most 250, rss_mb at most 30.");
     Ok(if result.p99_ms <= 250.0 && rss_mb <= 30.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Of `weft serve`, as its metrics say, in MB.
-fn resident_memory(mesh: &Mesh) -> anyhow::Result<f64> {
-    let answer = mesh.metrics()?;
-    let line = answer.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
-    Ok(line.context("process_resident_memory_bytes in /metrics")?.parse::<f64>()? / 1e6)
 }

@@ -70,7 +70,8 @@ fn prometheus_counts_what_was_called_and_flagger_is_answered() {
     control(&["-X", "POST", "-H", "content-type: application/json", "-d", r#"{"errorRate":0}"#]).expect("an answer");
     // Three of four succeed.
     let good = mesh.load(CLIENT, &["--rate", "30", "-c", "4", "http://web-primary/?delay=60ms"]).expect("a load");
-    let bad = mesh.load(CLIENT, &["--rate", "10", "-c", "4", "--expect", "503", "http://web-primary/?delay=60ms&status=503"]);
+    let bad =
+        mesh.load(CLIENT, &["--rate", "10", "-c", "4", "--expect", "503", "http://web-primary/?delay=60ms&status=503"]);
     let bad = bad.expect("a load");
     for (provider, success_rate, duration) in OBSERVERS {
         checks.holds(&format!("metrics-flagger {provider}, success rate"), "75 % of 30 and 10 a second", || {

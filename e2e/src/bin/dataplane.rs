@@ -1,0 +1,253 @@
+//! `make bench`: what one hop through two sidecars costs, against two Envoys with a minimal mTLS configuration by hand.
+//!
+//! ```text
+//!  direct  caller ───────────────────────────────▶ app
+//!  hand    caller ─▶ Envoy ══ mTLS ══▶ Envoy ────▶ app     caller.yaml, callee.yaml: static, nothing intercepted
+//!  weft    caller ─▶ sidecar ══ mTLS ══▶ sidecar ─▶ app    as `weft up` runs it, golden metrics off and on
+//! ```
+//!
+//! All in one run, round by round, so that what the machine does meanwhile befalls each alike. `wrk` calls: one
+//! connection for latencies, many for requests a second. Writes target/bench/dataplane.json.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use serde::Serialize;
+use weft::cli::output::Table;
+use weft::local::control::PodSelector;
+use weft_e2e::mesh::{Mesh, repository};
+
+const ROUNDS: usize = 7;
+const SECONDS: &str = "3s";
+const BENCH: &str = "e2e/bench/dataplane";
+const MESH: &str = "mesh.yaml";
+
+/// Latency and throughput of one path.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Figures {
+    p50_us: f64,
+    p99_us: f64,
+    /// What the path adds to calling directly.
+    added_p50_us: f64,
+    added_p99_us: f64,
+    requests_per_second: f64,
+}
+
+/// Weft's figures as multiples of the other's.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Ratios {
+    added_p50: f64,
+    added_p99: f64,
+    requests_per_second: f64,
+}
+
+#[derive(Serialize)]
+struct Report {
+    rounds: usize,
+    paths: BTreeMap<&'static str, Figures>,
+    /// Of `weft` and of `weft-metrics` to `hand`: the median of the rounds' own ratios.
+    ratios: BTreeMap<&'static str, Ratios>,
+}
+
+/// A way from a caller to the app.
+struct Way {
+    name: &'static str,
+    pod: &'static str,
+    url: &'static str,
+    /// `MeshConfig.spec.metrics.mode` while it is measured.
+    metrics: Option<&'static str>,
+}
+
+const PATHS: [Way; 4] = [
+    Way { name: "direct", pod: "plain/caller", url: "http://callee.plain:8080/healthz", metrics: None },
+    Way { name: "hand", pod: "plain/caller", url: "http://127.0.0.1:9000/healthz", metrics: None },
+    Way { name: "weft", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Off") },
+    Way { name: "weft-metrics", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Full") },
+];
+
+fn main() -> anyhow::Result<ExitCode> {
+    let directory = tempfile::Builder::new().prefix("weft-dataplane-").tempdir()?;
+    certificates(directory.path())?;
+    let weft = std::env::current_exe()?.with_file_name("weft");
+    let mesh = Mesh::start(BENCH, "dataplane", &weft, None, &[])?;
+    mesh.put("plain.yaml", &by_hand(directory.path())?)?;
+    mesh.wait_for_pods("plain", "caller", 1)?;
+    mesh.wait_for_pods("plain", "callee", 1)?;
+    let mut rounds: Vec<BTreeMap<&'static str, Figures>> = Vec::new();
+    for round in 0..=ROUNDS {
+        let mut figures = BTreeMap::new();
+        for path in &PATHS {
+            figures.insert(path.name, measure(&mesh, path)?);
+        }
+        let direct = figures["direct"];
+        for path in figures.values_mut() {
+            path.added_p50_us = path.p50_us - direct.p50_us;
+            path.added_p99_us = path.p99_us - direct.p99_us;
+        }
+        // The first warms up: connections, clusters, caches.
+        if round > 0 {
+            rounds.push(figures);
+            println!("round {round} of {ROUNDS}");
+        }
+    }
+    mesh.stop()?;
+    let report = summarize(&rounds);
+    print(&report);
+    let path = repository().join("target/bench/dataplane.json");
+    fs::create_dir_all(path.parent().context("a folder")?)?;
+    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
+    println!("target/bench/dataplane.json has the same.");
+    let within = |name: &str, share: f64| {
+        let ratios = report.ratios[name];
+        ratios.added_p50 <= 1.0 + share && ratios.added_p99 <= 1.0 + share && ratios.requests_per_second >= 1.0 - share
+    };
+    println!("Targets: weft within 10 % of hand, weft-metrics within 20 %.");
+    Ok(if within("weft", 0.10) && within("weft-metrics", 0.20) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(mesh: &Mesh, path: &Way) -> anyhow::Result<Figures> {
+    if let Some(mode) = path.metrics {
+        set_metrics(mesh, mode)?;
+    }
+    let one = wrk(mesh, path, 1)?;
+    let many = wrk(mesh, path, 32)?;
+    Ok(Figures { requests_per_second: many.requests_per_second, ..one })
+}
+
+fn set_metrics(mesh: &Mesh, mode: &str) -> anyhow::Result<()> {
+    let line = format!("  metrics: {{mode: {mode}}}\n");
+    if mesh.read(MESH)?.contains(&line) {
+        return Ok(());
+    }
+    mesh.edit(MESH, |text| {
+        let kept: String = text.split_inclusive('\n').filter(|line| !line.starts_with("  metrics:")).collect();
+        kept.replacen("spec:\n", &format!("spec:\n{line}"), 1)
+    })?;
+    Ok(())
+}
+
+/// Calls for a while; everything has to be answered with 200.
+fn wrk(mesh: &Mesh, path: &Way, connections: usize) -> anyhow::Result<Figures> {
+    let connections = connections.to_string();
+    let argv = ["wrk", "-t1", "-c", &connections, "-d", SECONDS, "--latency", path.url].map(str::to_owned).to_vec();
+    let (namespace, pod) = path.pod.split_once('/').context("NAMESPACE/POD")?;
+    let (code, text) = mesh.client().output(PodSelector::new(namespace, pod), argv)?;
+    ensure!(code == 0, "wrk in {} ended with {code} (is it installed? `make bench` does): {text}", path.pod);
+    ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{}: {text}", path.url);
+    let after = |label: &str| {
+        let line = text.lines().map(str::trim).find_map(|line| line.strip_prefix(label));
+        line.map(|rest| rest.trim().to_owned()).with_context(|| format!("no `{label}` in what wrk says: {text}"))
+    };
+    Ok(Figures {
+        p50_us: microseconds(&after("50%")?)?,
+        p99_us: microseconds(&after("99%")?)?,
+        requests_per_second: after("Requests/sec:")?.parse()?,
+        ..Figures::default()
+    })
+}
+
+/// As wrk writes times: `88.00us`, `1.20ms`, `2.00s`.
+fn microseconds(text: &str) -> anyhow::Result<f64> {
+    for (unit, factor) in [("us", 1.0), ("ms", 1e3), ("s", 1e6)] {
+        if let Some(number) = text.strip_suffix(unit) {
+            return Ok(number.parse::<f64>()? * factor);
+        }
+    }
+    bail!("`{text}` is no time of wrk's")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn summarize(rounds: &[BTreeMap<&'static str, Figures>]) -> Report {
+    let over = |pick: &dyn Fn(&BTreeMap<&'static str, Figures>) -> f64| median(rounds.iter().map(pick).collect());
+    let figures = |name: &'static str| Figures {
+        p50_us: over(&|round| round[name].p50_us),
+        p99_us: over(&|round| round[name].p99_us),
+        added_p50_us: over(&|round| round[name].added_p50_us),
+        added_p99_us: over(&|round| round[name].added_p99_us),
+        requests_per_second: over(&|round| round[name].requests_per_second),
+    };
+    let ratios = |name: &'static str| Ratios {
+        added_p50: over(&|round| round[name].added_p50_us / round["hand"].added_p50_us),
+        added_p99: over(&|round| round[name].added_p99_us / round["hand"].added_p99_us),
+        requests_per_second: over(&|round| round[name].requests_per_second / round["hand"].requests_per_second),
+    };
+    Report {
+        rounds: rounds.len(),
+        paths: PATHS.iter().map(|path| (path.name, figures(path.name))).collect(),
+        ratios: ["weft", "weft-metrics"].into_iter().map(|name| (name, ratios(name))).collect(),
+    }
+}
+
+fn print(report: &Report) {
+    let mut table = Table::new(["PATH", "P50", "P99", "ADDED P50", "ADDED P99", "REQUESTS/S", "TO HAND"]);
+    for path in &PATHS {
+        let figures = report.paths[path.name];
+        let ratios = report.ratios.get(path.name).map_or_else(String::new, |ratios| {
+            format!("{:.2}, {:.2}, {:.2}", ratios.added_p50, ratios.added_p99, ratios.requests_per_second)
+        });
+        table.row([
+            path.name.to_owned(),
+            format!("{:.0} us", figures.p50_us),
+            format!("{:.0} us", figures.p99_us),
+            format!("{:.0} us", figures.added_p50_us),
+            format!("{:.0} us", figures.added_p99_us),
+            format!("{:.0}", figures.requests_per_second),
+            ratios,
+        ]);
+    }
+    println!("\n{table}");
+}
+
+/// A root, and a certificate for each of the two Envoys by hand.
+fn certificates(directory: &Path) -> anyhow::Result<()> {
+    let mut root = CertificateParams::default();
+    root.distinguished_name.push(DnType::CommonName, "dataplane");
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = CertifiedIssuer::self_signed(root, KeyPair::generate()?)?;
+    fs::write(directory.join("root.pem"), root.pem())?;
+    for name in ["caller", "callee"] {
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &root)?;
+        fs::write(directory.join(format!("{name}.pem")), certificate.pem())?;
+        fs::write(directory.join(format!("{name}-key.pem")), key.serialize_pem())?;
+    }
+    Ok(())
+}
+
+/// The pods without a sidecar: an app, and an Envoy beside it that was configured by hand.
+fn by_hand(directory: &Path) -> anyhow::Result<String> {
+    let envoy = repository().join("target/envoy/default/envoy");
+    ensure!(envoy.exists(), "there is no {}: run `make setup`", envoy.display());
+    let mut pods = Vec::new();
+    for name in ["caller", "callee"] {
+        let template = fs::read_to_string(repository().join(BENCH).join(format!("{name}.yaml")))?;
+        let configuration = directory.join(format!("{name}.yaml"));
+        fs::write(&configuration, template.replace("${DIR}", &directory.display().to_string()))?;
+        pods.push(format!(
+            "apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: plain
+  labels: {{app: {name}}}
+  annotations:
+    weft.dev/local-command.envoy: {} -c {} --concurrency 1 --disable-hot-restart -l warn
+spec:
+  containers:
+    - {{name: app, image: ghcr.io/weft-mesh/weft:0.1.0, args: [app, serve, --name={name}, --http=8080]}}
+    - {{name: envoy, image: envoyproxy/envoy}}
+",
+            envoy.display(),
+            configuration.display()
+        ));
+    }
+    Ok(pods.join("---\n"))
+}
