@@ -65,7 +65,7 @@ struct Way {
 const PATHS: [Way; 4] = [
     Way { name: "direct", pod: "plain/caller", url: "http://callee.plain:8080/healthz", metrics: None },
     Way { name: "hand", pod: "plain/caller", url: "http://127.0.0.1:9000/healthz", metrics: None },
-    Way { name: "weft", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Off") },
+    Way { name: "weft", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Basic") },
     Way { name: "weft-metrics", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Full") },
 ];
 
