@@ -226,7 +226,7 @@ fn stat(name: &str, labels: &[Label]) -> Option<Stat> {
         value_format: (*format).to_owned(),
         ..Default::default()
     };
-    Some(Stat { name: name.to_owned(), tags: labels.iter().map(tag).collect(), ..Default::default() })
+    Some(Stat { name: name.to_owned(), tags: labels.iter().map(tag).collect() })
 }
 
 fn count(name: &str, labels: Vec<Label>) -> Counter {

@@ -177,7 +177,8 @@ fn both_sidecars_of_a_call_count_it_with_both_ends() {
             let method = ["GET", "POST", "PURGE", "X-ODD"][number % 4];
             let url = format!("http://server/{number}/odd?{number}");
             // Every other four name a second host, which Envoy refuses.
-            let header = if number % 8 < 4 { format!("x-odd-{number}: {number}") } else { format!("host: h{number}.test") };
+            let header =
+                if number % 8 < 4 { format!("x-odd-{number}: {number}") } else { format!("host: h{number}.test") };
             mesh.call(CLIENT, &["-X", method, "-H", &header, &url])
         };
         let series = |pod: &str| -> anyhow::Result<BTreeSet<String>> {
