@@ -11,6 +11,7 @@
 
 pub mod admission;
 pub mod auth;
+mod beginnings;
 mod body;
 mod connection;
 mod deliveries;

@@ -12,7 +12,7 @@ use super::registry::lock;
 use super::subscription::Names;
 
 /// Smaller sets are not worth the search.
-const WORTH_SHARING: usize = 32;
+pub(crate) const WORTH_SHARING: usize = if cfg!(test) { 2 } else { 32 };
 
 /// The shared sets, as long as a stream has them.
 #[derive(Debug, Default)]

@@ -118,13 +118,16 @@ impl Registry {
     pub async fn follow(&self, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
         /// How often streams that no change concerned are told of the newest snapshot, so that they hold no old one.
         const SWEEP: Duration = Duration::from_secs(1);
+        /// So many take less than a millisecond, which is what a change may have to wait for them.
+        const SWEPT_AT_ONCE: usize = 256;
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut swept = 0;
+        let (mut swept, mut sweeping) = (0, None);
         snapshots.mark_changed();
         loop {
             let deadline = self.lock().rollout.deadline();
             tokio::select! {
+                biased; // changes before everything else, and the sweep in between
                 changed = snapshots.changed() => {
                     if changed.is_err() {
                         return;
@@ -137,7 +140,13 @@ impl Registry {
                 }
                 () = sleep_until(deadline) => self.tick(Instant::now()),
                 () = self.rescheduled.notified() => {}
-                _ = sweep.tick() => swept = self.sweep(swept),
+                _ = sweep.tick(), if sweeping.is_none() => sweeping = self.idle(swept),
+                () = tokio::task::yield_now(), if sweeping.is_some() => {
+                    sweeping = sweeping.and_then(|sweep: Sweep| {
+                        swept = sweep.newest.number();
+                        sweep.tell(SWEPT_AT_ONCE)
+                    });
+                }
             }
         }
     }
@@ -279,22 +288,17 @@ impl Registry {
         }
     }
 
-    /// Tells the streams that owe nothing of the newest snapshot: nothing in it concerns them. Returns its number.
-    fn sweep(&self, swept: u64) -> u64 {
-        let (stable, sessions) = {
-            let state = self.lock();
-            let stable = state.rollout.stable().clone();
-            if stable.number() == swept || state.rollout.trial().is_some() {
-                return swept;
-            }
-            let idle = state.interest.all() - state.ledger.owing();
-            let sessions: Vec<_> = idle.iter().filter_map(|slot| Some(state.entry(slot)?.session.clone())).collect();
-            (stable, sessions)
-        };
-        for session in sessions {
-            lock(&session).skip_to(&stable);
+    /// Those to be told of the newest snapshot that nothing in it concerns them, since they owe nothing of it; `None` if
+    /// that was done for the snapshot numbered `swept`.
+    fn idle(&self, swept: u64) -> Option<Sweep> {
+        let state = self.lock();
+        let newest = state.rollout.stable().clone();
+        if newest.number() == swept || state.rollout.trial().is_some() {
+            return None;
         }
-        stable.number()
+        let idle = state.interest.all() - state.ledger.owing();
+        let idle = idle.iter().filter_map(|slot| Some(state.entry(slot)?.session.clone())).collect();
+        Some(Sweep { newest, idle })
     }
 
     fn sessions(&self) -> Vec<(Slot, ProxyId, Arc<Mutex<Session>>)> {
@@ -307,6 +311,24 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+/// Streams that a snapshot does not concern.
+struct Sweep {
+    newest: Arc<Snapshot>,
+    idle: Vec<Arc<Mutex<Session>>>,
+}
+
+impl Sweep {
+    /// Tells a few of them; returns the others, if there are any. What has become of a stream meanwhile does not matter:
+    /// up to this snapshot nothing concerns it.
+    fn tell(mut self, count: usize) -> Option<Self> {
+        let rest = self.idle.len().saturating_sub(count);
+        for session in self.idle.drain(rest..) {
+            lock(&session).skip_to(&self.newest);
+        }
+        (!self.idle.is_empty()).then_some(self)
     }
 }
 

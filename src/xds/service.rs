@@ -64,6 +64,7 @@ impl Server {
             learn: Arc::new(Nobody),
             patience: Patience::default(),
             names: Arc::default(),
+            beginnings: Arc::default(),
             shutdown,
             frames: Arc::default(),
             admission: Arc::new(Admission::new(&limits)),

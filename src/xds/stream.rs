@@ -22,6 +22,7 @@ use tonic::Status;
 
 use super::admission::{Admission, Limits, Place};
 use super::auth::{self, NodeError, ProxyIdentity, Secrets};
+use super::beginnings::Beginnings;
 use super::frames::Frames;
 use super::learn::{self, Learn};
 use super::name_pool::NamePool;
@@ -77,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) learn: Arc<dyn Learn>,
     pub(crate) patience: Patience,
     pub(crate) names: Arc<NamePool>,
+    pub(crate) beginnings: Arc<Beginnings>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) frames: Arc<Frames>,
     pub(crate) admission: Arc<Admission>,
@@ -111,7 +113,7 @@ pub(crate) async fn serve<R: Request + Message + Default>(
     };
     let secrets = shared.secrets.clone();
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
-    let session = session.sharing(shared.names.clone()).of_generation(generation(node));
+    let session = session.sharing(shared.names.clone(), shared.beginnings.clone()).of_generation(generation(node));
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
     let ended = run(&shared, &session, registration, &place, first, requests, responses).await;
@@ -130,6 +132,10 @@ async fn run<R: Request + Message + Default>(
 ) -> Result<(), Status> {
     let mut secrets = shared.secrets.changes();
     let mut secrets_live = true;
+    // What a client claims to have is compared with what there is; whatever changes meanwhile comes by `take_stock`.
+    if let Some(snapshot) = registration.served() {
+        lock(session).publish(snapshot);
+    }
     first.apply(&mut lock(session), Instant::now()).map_err(refuse_request)?;
     take_stock(session, &registration, &*shared.learn);
     let mut more = true; // there may be something to say
@@ -341,7 +347,7 @@ mod tests {
             take_stock(&self.session, &self.registration, &self.taught);
             let mut session = lock(&self.session);
             let responses = std::iter::from_fn(|| session.poll(Instant::now()));
-            responses.flat_map(|response| response.resources).map(|resource| resource.name.clone()).collect()
+            responses.flat_map(|response| response.resources.to_vec()).map(|resource| resource.name.clone()).collect()
         }
 
         fn is_woken(&self) -> bool {

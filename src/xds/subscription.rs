@@ -110,6 +110,11 @@ impl Subscription {
         &self.names
     }
 
+    /// The same, as it is shared with the streams that subscribe to the same names.
+    pub(crate) fn shared_names(&self) -> Arc<Names> {
+        self.names.clone()
+    }
+
     /// Applies a request of the incremental protocol.
     pub fn delta(
         &mut self,
@@ -162,7 +167,7 @@ impl Subscription {
         if !added.is_empty() || !changed.dropped.is_empty() {
             self.names = intern.share(std::mem::take(&mut self.names));
         }
-        (changed.asked, changed.added) = (Arc::new(asked), Arc::new(added));
+        (changed.asked, changed.added) = (self.or_all(asked), self.or_all(added));
         if implicit || changed.wildcard_asked {
             changed.wildcard_asked = true;
             changed.wildcard_added = !std::mem::replace(&mut self.wildcard, true);
@@ -202,9 +207,9 @@ impl Subscription {
                 }
             }
             changed.dropped = old.difference(&self.names).cloned().collect();
-            changed.added = Arc::new(added);
-            changed.asked = changed.added.clone();
             self.names = intern.share(std::mem::take(&mut self.names));
+            changed.added = self.or_all(added);
+            changed.asked = changed.added.clone();
         }
         changed.wildcard_added = wildcard && !self.wildcard;
         changed.wildcard_asked = changed.wildcard_added;
@@ -229,6 +234,11 @@ impl Subscription {
         }
         self.adopted.extend(added.iter().cloned());
         added
+    }
+
+    /// These names of the subscription; if they are all of it, as the shared set.
+    fn or_all(&self, some: Names) -> Arc<Names> {
+        if some.len() == self.names.len() { self.names.clone() } else { Arc::new(some) }
     }
 
     fn remove(&mut self, name: &str) -> Option<ResourceName> {

@@ -108,7 +108,7 @@ mod tests {
         let resources = vec![resource(Cluster, "a", content), resource(Cluster, "b", 1)];
         let type_url = Cluster.type_url().into();
         let removed = vec!["gone".into()];
-        Response { type_url, nonce: "7.1".into(), number: 7, generation: Generation::Current, resources, removed }
+        Response { type_url, nonce: "7.1".into(), number: 7, generation: Generation::Current, resources: resources.into(), removed }
     }
 
     fn delta(content: u8) -> envoy::DeltaDiscoveryResponse {
@@ -143,7 +143,7 @@ mod tests {
         let both = Arc::new(new.clone().for_older(Bytes::from_static(b"old")));
         assert_ne!(both.version, new.version);
         for (generation, body) in [(Generation::Current, "new"), (Generation::Older, "old")] {
-            let response = Response { generation, resources: vec![both.clone()], ..response(1) };
+            let response = Response { generation, resources: [both.clone()].into(), ..response(1) };
             let frame = encode(Protocol::Delta, &response);
             let delta: envoy::DeltaDiscoveryResponse = Message::decode(&frame[PREFIX..]).expect("Envoy's message");
             let sent = &delta.resources[0];

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::mesh::PodKey;
 use crate::snapshot::ResourceType::{Cluster, Endpoints, Listener};
-use crate::xds::subscription::Subscription;
+use crate::xds::name_pool::NamePool;
+use crate::xds::subscription::{Intern, Subscription};
 use crate::xds::testing::*;
 
 const KINDS: [ResourceType; 3] = [Cluster, Endpoints, Listener];
@@ -43,17 +44,33 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Streams share sets of names.
+struct Pooled<'a>(&'a NamePool);
+
+impl Intern for Pooled<'_> {
+    fn name(&self, name: &str) -> ResourceName {
+        name.into()
+    }
+
+    fn known(&self, names: &[String]) -> Option<Arc<Names>> {
+        self.0.known(names)
+    }
+
+    fn share(&self, names: Arc<Names>) -> Arc<Names> {
+        self.0.share(names)
+    }
+}
+
 fn proxy_of(slot: Slot) -> ProxyId {
     ProxyId(PodKey::new("shop", format!("web-{slot}")))
 }
 
-fn names_of(subscriptions: &HashMap<(Slot, ResourceType), Subscription>, slot: Slot) -> Vec<Key> {
-    let of_kind = |kind: ResourceType| {
-        let subscription = subscriptions.get(&(slot, kind));
-        let names = subscription.into_iter().flat_map(|subscription| subscription.names());
-        names.map(|name| Key { kind, name: name.clone() }).collect::<Vec<_>>()
-    };
-    KINDS.into_iter().flat_map(of_kind).collect()
+fn names_of(
+    subscriptions: &HashMap<(Slot, ResourceType), Subscription>,
+    slot: Slot,
+) -> Vec<(ResourceType, Arc<Names>)> {
+    let of_kind = |kind: ResourceType| Some((kind, subscriptions.get(&(slot, kind))?.shared_names()));
+    KINDS.into_iter().filter_map(of_kind).collect()
 }
 
 /// What the stream is to have by its subscriptions.
@@ -84,6 +101,7 @@ proptest! {
         let mut interest = Interest::default();
         let mut snapshot = Snapshot::empty();
         let mut subscriptions: HashMap<(Slot, ResourceType), Subscription> = HashMap::new();
+        let pool = NamePool::default();
         for slot in 0..STREAMS {
             interest.enter(slot, &proxy_of(slot), None);
         }
@@ -92,7 +110,7 @@ proptest! {
                 Step::Subscribe(slot, kind, add, drop) => {
                     let strings = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
                     let subscription = subscriptions.entry((slot, kind)).or_default();
-                    let changed = subscription.delta(kind, &strings(add), &strings(drop), |name: &str| name.into());
+                    let changed = subscription.delta(kind, &strings(add), &strings(drop), Pooled(&pool));
                     if let Some(changed) = changed.expect("few names").of_names() {
                         interest.subscribed(slot, kind, &changed);
                     }

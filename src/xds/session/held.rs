@@ -64,8 +64,61 @@ pub(super) struct Sent {
     /// The number of the snapshot that it brings the client to.
     pub(super) number: u64,
     pub(super) at: Instant,
-    pub(super) items: Vec<Item>,
+    pub(super) items: Items,
     pub(super) removed: Vec<ResourceName>,
+}
+
+/// The resources of a response, of which the client may refuse some.
+#[derive(Debug, Clone)]
+pub(super) enum Items {
+    /// The client had nothing before; shared with the streams that began alike.
+    First(Arc<[Arc<Resource>]>),
+    /// With what it had before.
+    Changed(Vec<Item>),
+}
+
+impl Default for Items {
+    fn default() -> Self {
+        Self::Changed(Vec::new())
+    }
+}
+
+impl Items {
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::First(resources) => resources.is_empty(),
+            Self::Changed(items) => items.is_empty(),
+        }
+    }
+
+    pub(super) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        let (first, changed) = match self {
+            Self::First(resources) => (&resources[..], &[][..]),
+            Self::Changed(items) => (&[][..], &items[..]),
+        };
+        first.iter().chain(changed.iter().map(|item| &item.resource))
+    }
+
+    /// Each with what the client had before.
+    pub(super) fn into_vec(self) -> Vec<Item> {
+        match self {
+            Self::First(resources) => {
+                resources.iter().map(|resource| Item { resource: resource.clone(), had: None }).collect()
+            }
+            Self::Changed(items) => items,
+        }
+    }
+
+    /// The same, to change it.
+    fn as_vec(&mut self) -> &mut Vec<Item> {
+        if let Self::First(_) = self {
+            *self = Self::Changed(std::mem::take(self).into_vec());
+        }
+        match self {
+            Self::Changed(items) => items,
+            Self::First(_) => unreachable!("it was changed above"),
+        }
+    }
 }
 
 /// A resource in a response.
@@ -170,8 +223,7 @@ impl Held {
             }
             self.base = None;
             // What is on its way is kept by a client that wants everything when it comes.
-            self.due
-                .extend(self.outstanding.iter().flat_map(|sent| &sent.items).map(|item| item.resource.name.clone()));
+            self.due.extend(self.outstanding.iter().flat_map(|sent| sent.items.resources()).map(|r| r.name.clone()));
         } else if changed.wildcard_asked {
             // Asked for again, and so answered as names are (rule 16).
             self.due.extend(self.base.iter().flat_map(|base| base.wildcard(proxy, self.kind)));
@@ -309,11 +361,11 @@ impl Held {
         self.counters.totals.acknowledged += answered.len() as u64 - 1;
         self.counters.totals.refused += 1;
         let refused = answered.pop()?;
-        let named = refused.items.iter().take(MAX_REFUSAL_NAMES);
+        let named = refused.items.resources().take(MAX_REFUSAL_NAMES);
         self.counters.refusal = Some(Refused {
             at: now,
             message: message.chars().take(MAX_REFUSAL_TEXT).collect(),
-            resources: named.map(|item| (item.resource.name.clone(), item.resource.version)).collect(),
+            resources: named.map(|resource| (resource.name.clone(), resource.version)).collect(),
         });
         if self.complete {
             // Nor need anything else of it have been applied, such as a removal: what is good is stated once more, if no
@@ -327,7 +379,8 @@ impl Held {
             let again: Vec<_> = refused.removed.into_iter().filter(again).collect();
             self.due.extend(again);
         }
-        let bad = match &refused.items[..] {
+        let items = refused.items.into_vec();
+        let bad = match &items[..] {
             [item] => Some(RefusedResource {
                 by: proxy.clone(),
                 resource: item.resource.clone(),
@@ -337,7 +390,7 @@ impl Held {
             }),
             _ => None,
         };
-        self.hold_back(proxy, refused.items);
+        self.hold_back(proxy, items);
         if let Some(bad) = &bad {
             self.remember_words(bad, now);
         }
@@ -392,7 +445,7 @@ impl Held {
             for later in self
                 .outstanding
                 .iter_mut()
-                .flat_map(|sent| &mut sent.items)
+                .flat_map(|sent| sent.items.as_vec())
                 .filter(|l| l.resource.name == item.resource.name)
             {
                 replaced = true;

@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
-use self::held::Held;
+use self::held::{Held, Items};
 use super::auth::Secrets;
-use super::interest::Key;
-use super::name_pool::NamePool;
+use super::beginnings::Beginnings;
+use super::name_pool::{NamePool, WORTH_SHARING};
 use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
 use super::subscription::{self, Changed, Intern, Names, SubscriptionError};
@@ -80,8 +80,9 @@ pub struct Response {
     pub number: u64,
     /// Which form of them the client can load.
     pub generation: Generation,
-    /// New and changed resources; in a state-of-the-world response of clusters or listeners all of them.
-    pub resources: Vec<Arc<Resource>>,
+    /// New and changed resources; in a state-of-the-world response of clusters or listeners all of them. Streams that
+    /// begin alike share the list.
+    pub resources: Arc<[Arc<Resource>]>,
     /// Names that no longer exist, or do not exist yet; incremental only.
     pub removed: Vec<ResourceName>,
 }
@@ -118,11 +119,14 @@ pub struct Session {
     patience: Patience,
     names: Arc<NamePool>,
     generation: Generation,
+    beginnings: Arc<Beginnings>,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
     /// Clusters that were sent before the first request for endpoints: theirs are sent whatever versions that request
     /// claims (rule 23).
     owed: Vec<Arc<Resource>>,
+    /// The same, of the clusters with which the client began.
+    owed_first: Option<Arc<[Arc<Resource>]>>,
     /// Clusters that the client waits for by name, whose endpoints follow before it asks for them.
     ahead: Vec<Arc<Resource>>,
     unknown: VecDeque<Response>,
@@ -150,9 +154,11 @@ impl Session {
             patience,
             names: Arc::default(),
             generation: Generation::default(),
+            beginnings: Arc::default(),
             snapshot: None,
             types: BTreeMap::new(),
             owed: Vec::new(),
+            owed_first: None,
             ahead: Vec::new(),
             unknown: VecDeque::new(),
             unknown_count: 0,
@@ -161,9 +167,9 @@ impl Session {
         }
     }
 
-    /// Shares its sets of names with the sessions of the same pool.
-    pub(crate) fn sharing(self, names: Arc<NamePool>) -> Self {
-        Self { names, ..self }
+    /// Shares its sets of names, and what it begins with, with the sessions of the same pools.
+    pub(crate) fn sharing(self, names: Arc<NamePool>, beginnings: Arc<Beginnings>) -> Self {
+        Self { names, beginnings, ..self }
     }
 
     /// Sends what an Envoy of this generation can load.
@@ -196,10 +202,9 @@ impl Session {
         };
         let first = !self.types.contains_key(&kind);
         let held = self.types.entry(kind).or_insert_with(|| Held::new(kind, self.protocol));
+        let claims = request.initial_resource_versions;
         if first {
-            subscription::check(request.initial_resource_versions.keys())?;
-            let versions = request.initial_resource_versions.into_iter();
-            held.claim(versions.map(|(name, version)| (name.into(), Version::parse(&version))));
+            subscription::check(claims.keys())?;
         }
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
         self.refused.extend(held.answered(&self.proxy, &request.response_nonce, error, now));
@@ -208,7 +213,20 @@ impl Session {
         let changed = held.subscription.delta(kind, subscribe, unsubscribe, intern)?;
         held.answer |= first && changed.wildcard_asked;
         self.changes.extend(changed.of_names().map(|changed| (kind, changed)));
-        held.subscribed(&self.proxy, changed, first);
+        let as_it_should_be = self.snapshot.as_ref().filter(|_| first && claims.len() >= WORTH_SHARING);
+        let as_it_should_be = as_it_should_be.filter(|snapshot| {
+            let beginning = self.beginnings.of(&self.proxy, snapshot, kind, &held.subscription);
+            beginning.is_some_and(|beginning| beginning.is_had(&claims))
+        });
+        if let Some(snapshot) = as_it_should_be {
+            held.base = Some(snapshot.clone());
+            held.count = claims.len();
+        } else {
+            if first {
+                held.claim(claims.into_iter().map(|(name, version)| (name.into(), Version::parse(&version))));
+            }
+            held.subscribed(&self.proxy, changed, first);
+        }
         self.pay_endpoints(kind, first);
         if first {
             self.adopt();
@@ -326,13 +344,9 @@ impl Session {
         std::mem::take(&mut self.refused)
     }
 
-    /// Every name that the stream subscribes to.
-    pub(crate) fn names(&self) -> Vec<Key> {
-        let names = |(kind, held): (&ResourceType, &Held)| {
-            let kind = *kind;
-            held.subscription.names().iter().map(move |name| Key { kind, name: name.clone() }).collect::<Vec<_>>()
-        };
-        self.types.iter().flat_map(names).collect()
+    /// Every name that the stream subscribes to, by type.
+    pub(crate) fn names(&self) -> Vec<(ResourceType, Arc<Names>)> {
+        self.types.iter().map(|(kind, held)| (*kind, held.subscription.shared_names())).collect()
     }
 
     /// What the inspection API shows. `when` tells the wall clock's time of an instant.
@@ -395,10 +409,11 @@ impl Session {
         if kind != ResourceType::Endpoints || !first {
             return;
         }
-        let owed = std::mem::take(&mut self.owed);
+        let (owed, first) = (std::mem::take(&mut self.owed), self.owed_first.take());
         let Some(held) = self.types.get_mut(&kind).filter(|held| !held.all_due) else { return };
         let names = held.subscription.names();
-        held.due.extend(owed.into_iter().filter_map(|cluster| cluster.endpoints.clone()).filter(|n| names.contains(n)));
+        let owed = owed.iter().chain(first.iter().flat_map(|clusters| clusters.iter()));
+        held.due.extend(owed.filter_map(|cluster| cluster.endpoints.clone()).filter(|name| names.contains(name)));
     }
 
     /// A cluster that was sent waits for its endpoints, even if they did not change (rules 14, 23, 31).
@@ -427,6 +442,14 @@ impl Session {
         }
     }
 
+    /// As `endpoints_due`, of all clusters that the client begins with.
+    fn first_endpoints_due(&mut self, clusters: &Arc<[Arc<Resource>]>) {
+        match self.types.contains_key(&ResourceType::Endpoints) {
+            true => self.endpoints_due(clusters.to_vec()),
+            false => self.owed_first = Some(clusters.clone()),
+        }
+    }
+
     /// Whether this name of the type is subscribed to by name.
     fn subscribes(&self, kind: ResourceType, name: &ResourceName) -> bool {
         self.types.get(&kind).is_some_and(|held| held.subscription.names().contains(name))
@@ -446,7 +469,7 @@ impl Session {
         if endpoints.is_empty() {
             return None;
         }
-        self.respond(ResourceType::Endpoints, snapshot, endpoints, Vec::new(), Vec::new(), now)
+        self.respond(ResourceType::Endpoints, snapshot, endpoints.into(), Vec::new(), Items::default(), now)
     }
 
     /// Rule 38: a type that is not served has no resources, which is said so that the client does not wait.
@@ -460,7 +483,7 @@ impl Session {
             nonce: self.unknown_count.to_string(),
             number: 0,
             generation: self.generation,
-            resources: Vec::new(),
+            resources: Arc::default(),
             removed: names.into_iter().map(ResourceName::from).collect(),
         });
     }

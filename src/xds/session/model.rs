@@ -261,7 +261,7 @@ impl Model {
         if complete {
             self.will_have.retain(|(other, _), _| *other != kind);
         }
-        for resource in &response.resources {
+        for resource in response.resources.iter() {
             let key = (kind, resource.name.to_string());
             let wants = &self.wants[&kind];
             if kind == Endpoints && !wants.names.contains(resource.name.as_str()) {

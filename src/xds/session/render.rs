@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::held::{Exception, Held, Holding, Item, Leaving, Sent};
+use super::held::{Exception, Held, Holding, Item, Items, Leaving, Sent};
 use super::{MAX_OUTSTANDING, Protocol, Response, Session};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot};
 
@@ -37,8 +37,10 @@ impl Session {
         if !held.dirty(snapshot) || held.outstanding.len() >= MAX_OUTSTANDING {
             return None;
         }
-        let begins = held.begins(kind);
-        let mut plan = if begins { self.begin(kind, held, snapshot) } else { self.compare(kind, held, snapshot) };
+        if held.begins(kind) {
+            return self.begin(kind, snapshot, now);
+        }
+        let mut plan = self.compare(kind, held, snapshot);
         let complete = held.complete;
         let delta = self.protocol == Protocol::Delta;
         let held = self.types.get_mut(&kind)?;
@@ -51,17 +53,14 @@ impl Session {
         }
         held.touched = !plan.alone.is_empty() && !complete; // where one is tried at a time, its answer wakes the next
         let mut items = Vec::with_capacity(plan.puts.len());
-        held.count += if begins { plan.puts.len() } else { 0 };
         for (resource, had) in &plan.puts {
-            if !begins {
-                held.settle(&self.proxy, &resource.name, Some(Holding::of(resource)), had.is_some());
-            }
+            held.settle(&self.proxy, &resource.name, Some(Holding::of(resource)), had.is_some());
             items.push(Item { resource: resource.clone(), had: had.clone() });
         }
         for (name, had) in &plan.kept {
             held.settle(&self.proxy, name, had.clone(), had.is_some());
         }
-        for (name, had) in plan.removed.iter().filter(|_| !begins) {
+        for (name, had) in &plan.removed {
             held.settle(&self.proxy, name, None, had.is_some());
         }
         for (name, has) in plan.leaving {
@@ -83,7 +82,26 @@ impl Session {
             let unsure = self.unsure(kind, &resources);
             self.endpoints_due(items.iter().map(|item| item.resource.clone()).chain(unsure).collect());
         }
-        self.respond(kind, snapshot, resources, removed, items, now)
+        self.respond(kind, snapshot, resources.into(), removed, Items::Changed(items), now)
+    }
+
+    /// Brings a client that has nothing to `snapshot`: with the base it has exactly that, so there is nothing to note.
+    fn begin(&mut self, kind: ResourceType, snapshot: &Arc<Snapshot>, now: Instant) -> Option<Response> {
+        let held = self.types.get_mut(&kind)?;
+        let beginning = self.beginnings.of(&self.proxy, snapshot, kind, &held.subscription)?;
+        held.base = Some(snapshot.clone());
+        held.touched = false;
+        held.count += beginning.resources.len();
+        let missing = if std::mem::take(&mut held.all_due) { beginning.missing.clone() } else { Vec::new() };
+        let says_missing = (self.protocol == Protocol::Delta || held.complete) && !missing.is_empty();
+        if !std::mem::take(&mut held.answer) && beginning.resources.is_empty() && !says_missing {
+            return None;
+        }
+        if kind == ResourceType::Cluster {
+            self.first_endpoints_due(&beginning.resources);
+        }
+        let resources = beginning.resources.clone();
+        self.respond(kind, snapshot, resources.clone(), missing, Items::First(resources), now)
     }
 
     /// Removes what has left the snapshot, once the routes that used it are acknowledged, or after a while (rule 28).
@@ -112,28 +130,9 @@ impl Session {
             if kind == ResourceType::Cluster {
                 self.endpoints_due(self.unsure(kind, &resources));
             }
-            return self.respond(kind, snapshot, resources, removed, Vec::new(), now);
+            return self.respond(kind, snapshot, resources.into(), removed, Items::default(), now);
         }
         None
-    }
-
-    /// All that a client is sent which has nothing: with the base it has exactly that, so there is nothing to note.
-    fn begin(&self, kind: ResourceType, held: &Held, snapshot: &Snapshot) -> Plan {
-        let mut plan = Plan::default();
-        let Some(seen) = snapshot.seen_by(&self.proxy) else { return plan };
-        let names = held.subscription.names();
-        for name in names {
-            match seen.get(kind, name) {
-                Some(resource) => plan.puts.push((resource, None)),
-                None if held.all_due || held.due.contains(name) => plan.removed.push((name.clone(), None)),
-                None => {}
-            }
-        }
-        if held.subscription.wildcard() {
-            let others = seen.wildcard(kind).into_iter().filter(|resource| !names.contains(&resource.name));
-            plan.puts.extend(others.map(|resource| (resource, None)));
-        }
-        plan
     }
 
     fn compare(&self, kind: ResourceType, held: &Held, snapshot: &Snapshot) -> Plan {
@@ -226,19 +225,21 @@ impl Session {
         &mut self,
         kind: ResourceType,
         snapshot: &Snapshot,
-        resources: Vec<Arc<Resource>>,
+        resources: Arc<[Arc<Resource>]>,
         removed: Vec<ResourceName>,
-        mut items: Vec<Item>,
+        mut items: Items,
         now: Instant,
     ) -> Option<Response> {
         let held = self.types.get_mut(&kind)?;
-        if held.complete {
+        if held.complete && !held.outstanding.is_empty() {
             // It states what is on its way already once more, and may be refused for it.
-            for earlier in held.outstanding.iter().rev().flat_map(|sent| &sent.items) {
-                if !items.iter().any(|item| item.resource.name == earlier.resource.name) {
-                    items.push(earlier.clone());
+            let mut all = items.into_vec();
+            for earlier in held.outstanding.iter().rev().flat_map(|sent| sent.items.clone().into_vec()) {
+                if !all.iter().any(|item| item.resource.name == earlier.resource.name) {
+                    all.push(earlier);
                 }
             }
+            items = Items::Changed(all);
         }
         let nonce = held.next_nonce(snapshot.number());
         held.counters.totals.sent += 1;

@@ -66,7 +66,7 @@ impl Script {
         while let Some(response) = self.session.poll(self.now) {
             let kind = ResourceType::from_type_url(&response.type_url);
             let mut text = kind.map_or(response.type_url.to_string(), |kind| format!("{kind:?}"));
-            for resource in &response.resources {
+            for resource in response.resources.iter() {
                 text += &format!(" {}{}", resource.name, resource.body[0]);
             }
             for name in &response.removed {
