@@ -108,7 +108,14 @@ mod tests {
         let resources = vec![resource(Cluster, "a", content), resource(Cluster, "b", 1)];
         let type_url = Cluster.type_url().into();
         let removed = vec!["gone".into()];
-        Response { type_url, nonce: "7.1".into(), number: 7, generation: Generation::Current, resources: resources.into(), removed }
+        Response {
+            type_url,
+            nonce: "7.1".into(),
+            number: 7,
+            generation: Generation::Current,
+            resources: resources.into(),
+            removed,
+        }
     }
 
     fn delta(content: u8) -> envoy::DeltaDiscoveryResponse {
