@@ -4,6 +4,7 @@ pub mod app;
 pub mod ca;
 pub mod cli;
 pub mod control_plane;
+pub mod duration;
 pub mod envoy;
 pub mod inspect;
 pub mod local;

@@ -86,6 +86,7 @@ const TABLE: &[Row] = &[
             "anyhow",
         ],
     ),
+    ("duration", &["kube", "tonic", "tokio", "crate", "anyhow"]),
     ("cli", &[]),
 ];
 

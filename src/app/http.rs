@@ -17,12 +17,12 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::duration::HumanDuration;
 use super::target::Target;
 use super::workload::{
     Change, MAX_HOPS, Settings, SettingsError, UpstreamAnswer, Workload, hops, passed_on, shown, status,
 };
 use super::{MAX_BODY, RESPONDER_HEADER};
+use crate::duration::HumanDuration;
 
 /// What a request is answered with.
 #[derive(Clone, PartialEq, Debug, Serialize)]

@@ -12,7 +12,6 @@
 
 mod accept;
 pub mod caller;
-pub mod duration;
 mod grpc;
 mod http;
 pub mod load;

@@ -12,8 +12,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::caller::{Call, Caller, Outcome};
-use super::duration::HumanDuration;
 use super::target::Target;
+use crate::duration::HumanDuration;
 
 /// What a workload answers with.
 #[derive(Clone, PartialEq, Eq, Debug)]

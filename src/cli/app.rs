@@ -14,11 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::caller::{Call, Caller, Outcome};
-use crate::app::duration::HumanDuration;
 use crate::app::load::{Load, Rate};
 use crate::app::serve::{Addresses, Ended, Options, Server};
 use crate::app::target::Target;
 use crate::app::workload::{Identity, Settings};
+use crate::duration::HumanDuration;
 
 /// The demo workload: an HTTP, gRPC and TCP echo that can call upstreams, and its client
 #[derive(Debug, clap::Args)]

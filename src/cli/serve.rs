@@ -9,9 +9,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
 use super::logging::{self, LogFormat};
-use crate::app::duration::HumanDuration;
 use crate::ca::LeafPolicy;
 use crate::control_plane::{self, Config};
+use crate::duration::HumanDuration;
 use crate::xds::requests::Rate;
 use crate::xds::{Canary, Limits};
 

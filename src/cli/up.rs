@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::logging::{self, LogFormat};
-use crate::app::duration::HumanDuration;
+use crate::duration::HumanDuration;
 use crate::local::{Privilege, Setup, envoy_binary, outer};
 
 /// Run a mesh on this machine, from a directory of Kubernetes YAML

@@ -9,6 +9,7 @@
 //!  inspect (15014): health, readiness, metrics, inspection API, graph
 //! ```
 
+mod expiry;
 mod graph;
 mod identity;
 mod pipeline;
@@ -134,7 +135,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let _stop_with_us = shutdown.clone().drop_guard();
 
     let (snapshots, published) = watch::channel(None);
-    let (pipeline, mesh) = Pipeline::new(batches, snapshots);
+    let (pipeline, mesh) = Pipeline::new(batches, snapshots, clock.clone());
     let store = config.warm_sets.map(|path| -> Arc<dyn WarmStore> { Arc::new(FileStore::new(path)) });
     let (mut memory, ears) = Memory::new(mesh.clone(), published.clone(), store);
     memory.load().await;

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!  batches of events ─▶ World::apply ─▶ Translator::translate ─▶ Snapshot::with ─▶ published
+//!  time ─▶ Expiry: faults end
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::expiry::Expiry;
+use crate::ca::Clock;
 use crate::envoy::{Translated, Translator};
 use crate::inspect::{Delivery, Mesh, Sidecar};
 use crate::mesh::diagnostic::{Location, Severity};
@@ -25,6 +28,9 @@ use crate::xds::Registry;
 /// that a storm of them is a few snapshots and not one for each.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long is slept at most until a fault ends, lest the clock was set in the meantime.
+const LOOK: Duration = Duration::from_secs(60);
+
 type Batches = mpsc::Receiver<Vec<Event>>;
 
 /// The task that owns the mesh.
@@ -35,6 +41,8 @@ pub(super) struct Pipeline {
     snapshot: Snapshot,
     /// What the certificate authority signs for; fixed once it is made.
     trust_domain: Option<TrustDomain>,
+    clock: Clock,
+    expiry: Expiry,
 }
 
 /// What the inspection API reads while the task works.
@@ -58,10 +66,21 @@ enum Subject {
 
 impl Pipeline {
     /// A pipeline from `batches` to `snapshots`, and its state for the inspection API.
-    pub(super) fn new(batches: Batches, snapshots: watch::Sender<Option<Arc<Snapshot>>>) -> (Self, Arc<State>) {
+    pub(super) fn new(
+        batches: Batches,
+        snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+        clock: Clock,
+    ) -> (Self, Arc<State>) {
         let state = Arc::new(State(Mutex::default()));
-        let pipeline =
-            Self { batches, snapshots, state: state.clone(), snapshot: Snapshot::empty(), trust_domain: None };
+        let pipeline = Self {
+            batches,
+            snapshots,
+            state: state.clone(),
+            snapshot: Snapshot::empty(),
+            trust_domain: None,
+            clock,
+            expiry: Expiry::default(),
+        };
         (pipeline, state)
     }
 
@@ -85,10 +104,18 @@ impl Pipeline {
     /// Works until the source ends.
     pub(super) async fn run(mut self) {
         let mut quiet_until = Instant::now();
-        while let Some(batch) = self.batches.recv().await {
+        loop {
+            let batch = tokio::select! {
+                batch = self.batches.recv() => match batch {
+                    Some(batch) => batch,
+                    None => return,
+                },
+                () = a_fault_ends(self.expiry.next(), &self.clock) => Vec::new(),
+            };
             let read_at = Instant::now();
             let mut dirty = Dirty::default();
             self.take_in(batch, &mut dirty);
+            self.end_faults(&mut dirty);
             let gather = tokio::time::sleep_until(quiet_until);
             tokio::pin!(gather);
             loop {
@@ -108,12 +135,16 @@ impl Pipeline {
         }
     }
 
-    fn take_in(&self, batch: Vec<Event>, dirty: &mut Dirty) {
-        let mut inner = self.state.lock();
+    fn take_in(&mut self, batch: Vec<Event>, dirty: &mut Dirty) {
+        let state = self.state.clone();
+        let mut inner = state.lock();
         for event in batch {
             match event {
                 Event::Apply { manifest, object, warnings } => {
                     let about = manifest.object_ref();
+                    let over = self.over(&about, object.as_ref());
+                    let object = object.filter(|_| over.is_none());
+                    let warnings: Vec<_> = warnings.into_iter().chain(over).collect();
                     warnings.iter().for_each(log);
                     inner.say(Subject::Object(about.clone()), warnings);
                     let object = object.map(|object| self.in_our_trust_domain(object, &mut inner));
@@ -121,6 +152,7 @@ impl Pipeline {
                     dirty.merge(inner.world.apply(event));
                 }
                 Event::Delete(object) => {
+                    self.expiry.forget(&object);
                     inner.say(Subject::Object(object.clone()), Vec::new());
                     dirty.merge(inner.world.apply(mesh::Event::Delete(object)));
                 }
@@ -135,6 +167,23 @@ impl Pipeline {
                 }
                 Event::Synced => {}
             }
+        }
+    }
+
+    /// What to say of an object whose time is over, and which therefore is not used.
+    fn over(&mut self, about: &ObjectRef, object: Option<&Object>) -> Option<Diagnostic> {
+        match object {
+            Some(Object::TrafficFault(fault)) => self.expiry.note(about, fault, self.clock.now()),
+            _ => None,
+        }
+    }
+
+    fn end_faults(&mut self, dirty: &mut Dirty) {
+        let mut inner = self.state.lock();
+        for (object, diagnostic) in self.expiry.due(self.clock.now()) {
+            log(&diagnostic);
+            inner.rejected.entry(Subject::Object(object.clone())).or_default().push(diagnostic);
+            dirty.merge(inner.world.apply(mesh::Event::Delete(object)));
         }
     }
 
@@ -167,6 +216,14 @@ impl Pipeline {
         self.snapshot = self.snapshot.with(changes).noting(read_at.into_std());
         self.snapshots.send_replace(Some(Arc::new(self.snapshot.clone())));
         tracing::debug!(snapshot = self.snapshot.number(), changes = count, ?work, took = ?started.elapsed(), "published");
+    }
+}
+
+/// Waits until a fault may have ended; for ever, if none will.
+async fn a_fault_ends(next: Option<SystemTime>, clock: &Clock) {
+    match next {
+        Some(next) => tokio::time::sleep(next.duration_since(clock.now()).unwrap_or_default().min(LOOK)).await,
+        None => std::future::pending().await,
     }
 }
 

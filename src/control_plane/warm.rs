@@ -230,7 +230,7 @@ mod tests {
         fn new(store: Option<Arc<dyn WarmStore>>) -> Self {
             let (_batches, receiver) = mpsc::channel(1);
             let (snapshots, published) = watch::channel(None);
-            let (pipeline, state) = Pipeline::new(receiver, snapshots.clone());
+            let (pipeline, state) = Pipeline::new(receiver, snapshots.clone(), crate::ca::Clock::system());
             drop(pipeline);
             let mut locked = state.lock();
             let inner = &mut *locked;

@@ -1,10 +1,9 @@
 //! Clusters and their endpoints.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
@@ -27,7 +26,9 @@ use envoy_types::util::pack_any;
 
 use super::message::{address, ads, duration, socket_address, uint32};
 use super::names::{INBOUND, PASSTHROUGH};
-use super::{metrics, tls};
+use super::shares::{self, Share};
+use super::{metrics, tls, traffic_policy};
+use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{SpiffeId, TrustDomain};
 use crate::policy::{Backend, EndpointPlan, Workload};
 
@@ -56,10 +57,15 @@ pub fn service(
     sni: String,
     identities: &BTreeSet<SpiffeId>,
     trust_domain: &TrustDomain,
+    settings: &ConnectionSettings,
 ) -> Cluster {
+    let (lb_policy, lb_config) = traffic_policy::balancing(settings);
     Cluster {
         name: name.to_owned(),
         alt_stat_name: stat_name,
+        lb_policy: lb_policy.into(),
+        lb_config,
+        outlier_detection: traffic_policy::outliers(settings),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig {
             eds_config: Some(ads(ENDPOINTS_PATIENCE)),
@@ -75,7 +81,7 @@ pub fn service(
             )),
             ..Default::default()
         }),
-        ..common(None)
+        ..common(None, settings)
     }
 }
 
@@ -92,7 +98,7 @@ pub fn pod(name: &str, stat_name: String, sni: String, endpoint: &EndpointPlan, 
             ..Default::default()
         }),
         transport_socket_matches: mesh_or_plaintext(sni, &identities, trust_domain),
-        ..common(None)
+        ..common(None, &ConnectionSettings::default())
     }
 }
 
@@ -108,7 +114,7 @@ pub fn original_destination(name: &str, stat_name: String) -> Cluster {
         alt_stat_name: stat_name,
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
         lb_policy: LbPolicy::ClusterProvided.into(),
-        ..common(None)
+        ..common(None, &ConnectionSettings::default())
     }
 }
 
@@ -122,46 +128,35 @@ pub fn inbound() -> Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
         lb_policy: LbPolicy::ClusterProvided.into(),
         name: INBOUND.to_owned(),
-        ..common(Some(APPLICATION_IDLE))
+        ..common(Some(APPLICATION_IDLE), &ConnectionSettings::default())
     }
 }
 
 /// The endpoints of a Service port. Each backend is a locality, and the shares are the localities' weights: so a
 /// TrafficSplit works for requests and connections alike.
 pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
-    let localities = backends.iter().filter(|backend| !backend.endpoints.is_empty());
-    let locality = |backend: &Backend| LocalityLbEndpoints {
-        locality: Some(Locality { sub_zone: backend.service.to_string(), ..Default::default() }),
-        lb_endpoints: backend.endpoints.iter().map(lb_endpoint).collect(),
-        load_balancing_weight: uint32(backend.weight),
+    let locality = |share: Share<'_>| LocalityLbEndpoints {
+        locality: Some(Locality { sub_zone: share.name, ..Default::default() }),
+        lb_endpoints: share.endpoints.into_iter().map(lb_endpoint).collect(),
+        load_balancing_weight: uint32(share.weight),
         ..Default::default()
     };
-    // A Service named twice in a split is one locality with the sum of the weights: Envoy refuses equal localities.
-    let mut merged: BTreeMap<&crate::mesh::ServiceKey, LocalityLbEndpoints> = BTreeMap::new();
-    for backend in localities {
-        match merged.get_mut(&backend.service) {
-            Some(same) => {
-                let sum = same.load_balancing_weight.map_or(0, |w| w.value).saturating_add(backend.weight);
-                same.load_balancing_weight = uint32(sum);
-            }
-            None => {
-                merged.insert(&backend.service, locality(backend));
-            }
-        }
-    }
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: merged.into_values().collect(),
+        endpoints: shares::of(backends).into_iter().map(locality).collect(),
         ..Default::default()
     }
 }
 
 /// What every cluster has.
-fn common(idle_timeout: Option<Duration>) -> Cluster {
+fn common(idle_timeout: Option<Duration>, settings: &ConnectionSettings) -> Cluster {
     // The mesh keeps what the application speaks: HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2.
     let http = HttpProtocolOptions {
-        common_http_protocol_options: idle_timeout
-            .map(|idle| CommonHttpOptions { idle_timeout: duration(idle), ..Default::default() }),
+        common_http_protocol_options: idle_timeout.or(settings.max_age).map(|_| CommonHttpOptions {
+            idle_timeout: idle_timeout.and_then(duration),
+            max_connection_duration: settings.max_age.and_then(duration),
+            ..Default::default()
+        }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
             UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions::default()),
@@ -171,17 +166,12 @@ fn common(idle_timeout: Option<Duration>) -> Cluster {
         )),
         ..Default::default()
     };
-    // Envoy's own limits of 1,024 would refuse calls that the application's own client would have made.
-    let unlimited = Thresholds {
-        max_connections: uint32(u32::MAX),
-        max_pending_requests: uint32(u32::MAX),
-        max_requests: uint32(u32::MAX),
-        max_retries: uint32(u32::MAX),
-        ..Default::default()
-    };
     Cluster {
         connect_timeout: duration(CONNECT_TIMEOUT),
-        circuit_breakers: Some(CircuitBreakers { thresholds: vec![unlimited], ..Default::default() }),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![traffic_policy::limits(settings)],
+            ..Default::default()
+        }),
         typed_extension_protocol_options: HashMap::from([(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
             pack_any(http),

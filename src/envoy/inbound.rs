@@ -11,6 +11,7 @@
 //! What may be requested stands in the routes and not in the listener: a change of it counts for the next request of
 //! every connection that is open, while connections stay on the listener they came by.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
@@ -48,9 +49,9 @@ use super::message::{
 use super::metrics::{self, Reporter};
 use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
 use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
-use super::{rbac, tls};
-use crate::mesh::object::{AuthorizationMode, MetricsMode, MtlsMode};
-use crate::policy::InboundPlan;
+use super::{rbac, tls, traffic_policy};
+use crate::mesh::object::{AuthorizationMode, MetricsMode, MtlsMode, RateLimit};
+use crate::policy::{InboundPlan, Traffic};
 
 /// What a caller without the mesh's TLS reads when its request is refused.
 const NEEDS_MTLS: &str = "Weft: this workload accepts connections over the mesh's mTLS only\n";
@@ -68,6 +69,9 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
 const AUDIT: &str = "audit";
 
+/// Rate limits by pod port.
+type Rates = BTreeMap<u16, (Traffic, RateLimit)>;
+
 /// The inbound listener of a pod with this plan, with metrics in this mode.
 pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
     let http = |codec| {
@@ -78,13 +82,8 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
         });
         // The rules are in the routes; what the statistics are called is decided here alone.
         let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        manager(
-            codec,
-            vec![http_filter(HTTP_RBAC, authorize)],
-            routes,
-            NOT_ALLOWED,
-            metrics::of_requests(metrics, Reporter::Destination),
-        )
+        let filters = vec![http_filter(HTTP_RBAC, authorize), traffic_policy::rate_filter()];
+        manager(codec, filters, routes, NOT_ALLOWED, metrics::of_requests(metrics, Reporter::Destination))
     };
     let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
         name: name.to_owned(),
@@ -94,18 +93,24 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
         ..Default::default()
     };
     let plaintext_http = match plan.mtls {
-        MtlsMode::Permissive => manager(
-            CodecType::Auto,
-            authorize_plaintext(plan),
-            fixed_routes(),
-            NOT_ALLOWED,
-            metrics::of_plaintext_requests(metrics, &plan.probes),
-        ),
+        MtlsMode::Permissive => {
+            let mut filters = authorize_plaintext(plan);
+            filters.push(traffic_policy::rate_filter());
+            let routes = RouteSpecifier::RouteConfig(to_the_application(None, &plan.rates));
+            manager(
+                CodecType::Auto,
+                filters,
+                routes,
+                NOT_ALLOWED,
+                metrics::of_plaintext_requests(metrics, &plan.probes),
+            )
+        }
         MtlsMode::Strict => {
             let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
+            let routes = RouteSpecifier::RouteConfig(to_the_application(None, &BTreeMap::new()));
             let authorize = vec![http_filter_any(HTTP_RBAC, probes)];
-            let requests = metrics::of_plaintext_requests(metrics, &plan.probes);
-            manager(CodecType::Auto, authorize, fixed_routes(), NEEDS_MTLS, requests)
+            let logs = metrics::of_plaintext_requests(metrics, &plan.probes);
+            manager(CodecType::Auto, authorize, routes, NEEDS_MTLS, logs)
         }
     };
     let tcp = |reporter| {
@@ -117,11 +122,14 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
         traffic_direction: TrafficDirection::Inbound.into(),
-        listener_filters: vec![
-            listener_filter("envoy.filters.listener.original_dst", OriginalDst {}),
-            listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
-            listener_filter("envoy.filters.listener.http_inspector", HttpInspector {}),
-        ],
+        listener_filters: [listener_filter("envoy.filters.listener.original_dst", OriginalDst {})]
+            .into_iter()
+            .chain(connection_rates(&plan.rates))
+            .chain([
+                listener_filter("envoy.filters.listener.tls_inspector", TlsInspector::default()),
+                listener_filter("envoy.filters.listener.http_inspector", HttpInspector {}),
+            ])
+            .collect(),
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
         filter_chains: vec![
@@ -168,11 +176,7 @@ fn chain_match(transport_protocol: &str, application_protocols: &[&str]) -> Filt
 pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
     let rules =
         http_rbac(plan.authorization, &rbac::http_policies(&plan.allow), |rbac| RbacPerRoute { rbac: Some(rbac) });
-    to_the_application(rules)
-}
-
-fn fixed_routes() -> RouteSpecifier {
-    RouteSpecifier::RouteConfig(to_the_application(None))
+    to_the_application(rules, &plan.rates)
 }
 
 fn manager(
@@ -198,16 +202,20 @@ fn manager(
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 
-fn to_the_application(rules: Option<Any>) -> RouteConfiguration {
+/// All requests to the application.
+fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(INBOUND.to_owned())),
         // The caller's time-out decides.
         timeout: duration(Duration::ZERO),
         ..Default::default()
     };
+    let http =
+        rates.iter().filter(|(_, (traffic, _))| *traffic == Traffic::Http).map(|(port, (_, rate))| (*port, rate));
     let everything = Route {
         r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }),
         action: Some(route::Action::Route(action)),
+        typed_per_filter_config: traffic_policy::rates_of_route(http).into_iter().collect(),
         ..Default::default()
     };
     RouteConfiguration {
@@ -221,6 +229,12 @@ fn to_the_application(rules: Option<Any>) -> RouteConfiguration {
         }],
         ..Default::default()
     }
+}
+
+/// Closes what is more than the rate of a TCP port, before anything is read of it.
+fn connection_rates(rates: &Rates) -> impl Iterator<Item = ListenerFilter> {
+    let tcp = rates.iter().filter(|(_, (traffic, _))| *traffic == Traffic::Tcp);
+    tcp.map(|(port, (_, rate))| traffic_policy::connection_rate(*port, rate))
 }
 
 /// Puts `text` into the 403 that the sidecar itself gives; the application's own pass untouched.

@@ -1,7 +1,7 @@
 //! Plans to Envoy resources: pure functions, equal plans give equal bytes.
 //!
 //! ```text
-//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs (routes, when requests matter)
+//!  ServicePlan ─▶ cluster.rs (Cluster, ClusterLoadAssignment), route.rs, fault.rs, traffic_policy.rs (routes, when requests matter)
 //!  InboundPlan ─▶ inbound.rs (the pod's inbound Listener), rbac.rs
 //!  the mesh    ─▶ outbound.rs (the one outbound Listener of all sidecars)
 //!  all of them ─▶ translate.rs ─▶ snapshot::Change
@@ -13,14 +13,18 @@
 
 pub mod cluster;
 pub mod fallback;
+mod fault;
 pub mod inbound;
+mod matching;
 mod message;
 mod metrics;
 pub mod names;
 pub mod outbound;
 mod rbac;
 pub mod route;
+mod shares;
 mod tls;
+mod traffic_policy;
 pub mod translate;
 mod warm;
 

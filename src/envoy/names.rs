@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::{ServiceKey, SpiffeId};
+use crate::mesh::object::ConnectionSettings;
+use crate::mesh::{ServiceAccountKey, ServiceKey, SpiffeId};
 use crate::snapshot::ResourceName;
 
 /// The listener that an application's outgoing connections are redirected to.
@@ -26,6 +27,15 @@ pub use crate::ca::{MESH_ROOT as SECRET_ROOT, WORKLOAD as SECRET_WORKLOAD};
 /// request leaves.
 pub const DESTINATION_HEADER: &str = "x-weft-dst";
 
+/// Carries the caller's ServiceAccount to the choice of route; removed before the request leaves.
+pub const SOURCE_HEADER: &str = "x-weft-src";
+
+/// The variable of a sidecar's environment that has the pod's ServiceAccount, `NAMESPACE/NAME`.
+pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
+
+/// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
+pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
+
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
 
@@ -44,6 +54,11 @@ pub fn destination(address: SocketAddr) -> ResourceName {
     address.to_string().into()
 }
 
+/// A caller as [`SOURCE_HEADER`] names it: `shop/web`.
+pub fn source(account: &ServiceAccountKey) -> String {
+    account.to_string()
+}
+
 /// An address as it stands before the port in [`destination`]: `10.96.0.5`, `[fd00::5]`.
 pub fn host(ip: IpAddr) -> String {
     match ip {
@@ -52,19 +67,28 @@ pub fn host(ip: IpAddr) -> String {
     }
 }
 
-/// The cluster that takes the requests of a destination which a TrafficSplit's `matches` fit: `10.96.0.5:80/split`.
-pub fn split(address: SocketAddr) -> ResourceName {
-    format!("{address}/split").into()
+/// The cluster that takes the requests of a destination which the `matches` of this TrafficSplit fit:
+/// `10.96.0.5:80/split/beta`.
+pub fn split(address: SocketAddr, split: &str) -> ResourceName {
+    format!("{address}/split/{split}").into()
 }
 
 /// The endpoints of a cluster whose pods prove these identities: `10.96.0.5:80@3f2a9c1e`. While a cluster with other
 /// identities warms, the one in use goes on with the endpoints that it believes: under one name it would be given
-/// those of the new one too early, and refuse to connect to them.
-pub fn endpoints(cluster: &ResourceName, identities: &BTreeSet<SpiffeId>) -> ResourceName {
+/// those of the new one too early, and refuse to connect to them. A cluster with other settings warms beside the one in
+/// use likewise.
+pub fn endpoints(
+    cluster: &ResourceName,
+    identities: &BTreeSet<SpiffeId>,
+    settings: &ConnectionSettings,
+) -> ResourceName {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     for identity in identities {
         hash.update(identity.to_string().as_bytes());
         hash.update(b"\n");
+    }
+    if *settings != ConnectionSettings::default() {
+        hash.update(format!("{settings:?}").as_bytes());
     }
     format!("{cluster}@{:08x}", hash.digest() as u32).into()
 }
@@ -78,8 +102,8 @@ pub fn parse_destination(name: &ResourceName) -> Option<SocketAddr> {
 
 /// The destination whose calls this cluster takes, all of them or those that a split's `matches` fit.
 pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
-    match name.as_str().strip_suffix("/split") {
-        Some(address) => parse_destination(&address.into()),
+    match name.as_str().split_once("/split/") {
+        Some((address, _)) => parse_destination(&address.into()),
         None => parse_destination(name),
     }
 }
@@ -87,6 +111,11 @@ pub fn called_destination(name: &ResourceName) -> Option<SocketAddr> {
 /// How a Service's cluster is called in statistics: `shop/cart/80`. No dots, which separate the parts of a statistic.
 pub fn stat_name(service: &ServiceKey, port: u16) -> String {
     format!("{}/{}/{port}", service.namespace, service.name)
+}
+
+/// What the name of a TrafficSplit's cluster in statistics ends with, after [`stat_name`]: `/split/beta`.
+pub fn split_stat_suffix(split: &str) -> String {
+    format!("/split/{}", split.replace('.', "_"))
 }
 
 /// How a cluster of a bare address is called in statistics: `pod/10_244_0_7/8080`.
@@ -109,10 +138,11 @@ mod tests {
             let address = parse_destination(&text.into()).expect("a destination");
             assert_eq!(destination(address).as_str(), text);
         }
-        let split = split("[fd00::5]:80".parse().expect("an address"));
+        let split = split("[fd00::5]:80".parse().expect("an address"), "beta.v2");
         assert_eq!(called_destination(&split).map(|at| at.to_string()), Some("[fd00::5]:80".to_owned()));
         assert_eq!(called_destination(&"10.96.0.5:80".into()).map(|at| at.port()), Some(80));
-        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split", "10.96.0.5:99999"] {
+        for text in ["", "cart", "10.96.0.5", "10.96.0.5:080", "[0:0::1]:80", "10.96.0.5:80/split/a", "10.96.0.5:99999"]
+        {
             assert_eq!(parse_destination(&text.into()), None, "{text}");
         }
     }

@@ -48,10 +48,12 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
+use super::fault;
 use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
 use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
+    SOURCE_FORMAT, SOURCE_HEADER,
 };
 use crate::mesh::object::MetricsMode;
 
@@ -169,19 +171,26 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: Metric
     };
     let filters = vec![
         http_filter("envoy.filters.http.set_filter_state", state),
+        fault::filter(),
         http_filter("envoy.filters.http.on_demand", on_demand),
         router(),
     ];
     let manager = HttpConnectionManager {
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
-            HeaderMutation { mutations: vec![state_destination()] },
+            HeaderMutation {
+                mutations: vec![
+                    write_header(DESTINATION_HEADER, DESTINATION_FORMAT),
+                    write_header(SOURCE_HEADER, SOURCE_FORMAT),
+                ],
+            },
         )],
         // A proxy does not serve before it has its routes, however long that takes.
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads(Duration::ZERO)),
             route_config_name: OUTBOUND.to_owned(),
         })),
+        local_reply_config: Some(fault::name_the_fault()),
         access_log: metrics::of_requests(metrics, Reporter::Source),
         ..connection_manager(OUTBOUND, filters)
     };
@@ -229,10 +238,9 @@ fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
     }
 }
 
-/// `x-weft-dst` := the original destination, overwriting what a client sent.
-fn state_destination() -> Mutation {
-    let header =
-        HeaderValue { key: DESTINATION_HEADER.to_owned(), value: DESTINATION_FORMAT.to_owned(), ..Default::default() };
+/// The header := the value, overwriting what a client sent.
+fn write_header(header: &str, format: &str) -> Mutation {
+    let header = HeaderValue { key: header.to_owned(), value: format.to_owned(), ..Default::default() };
     Mutation {
         action: Some(header_mutation::Action::Append(HeaderValueOption {
             header: Some(header),

@@ -125,19 +125,15 @@ pub(super) fn header_matchers(match_: &HttpMatch) -> Vec<HeaderMatcher> {
     methods.into_iter().chain(headers).collect()
 }
 
-/// Fits a header of exactly this value.
-pub(super) fn exact_header(name: &str, value: String) -> HeaderMatcher {
-    header_with(name, StringMatcher { match_pattern: Some(MatchPattern::Exact(value)), ..Default::default() })
+/// Fits a path, with its query, that the whole regex fits.
+pub(super) fn path_header(regex: String) -> HeaderMatcher {
+    header(":path", regex)
 }
 
 fn header(name: &str, regex: String) -> HeaderMatcher {
-    header_with(name, full_match(regex))
-}
-
-fn header_with(name: &str, value: StringMatcher) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value)),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(full_match(regex))),
         ..Default::default()
     }
 }

@@ -106,7 +106,7 @@ impl Translator {
         }
         if first || routes_changed {
             let configuration = route::configuration(self.services.routes());
-            out.put(ResourceType::Route, names::OUTBOUND.into(), &configuration, None);
+            out.put_encoded(ResourceType::Route, names::OUTBOUND.into(), configuration, None);
         }
         out.findings = self.findings.settle();
         out
@@ -150,6 +150,11 @@ impl Translated {
             MetricsMode::Basic => resource,
             MetricsMode::Full => resource.for_older(make(MetricsMode::Basic).encode_to_vec().into()),
         }
+    }
+
+    fn put_encoded(&mut self, kind: ResourceType, name: ResourceName, bytes: Vec<u8>, origin: Option<ObjectRef>) {
+        self.work.encoded += 1;
+        self.changes.push(Change::Put(Arc::new(Resource::new(kind, name, bytes.into(), origin))));
     }
 
     fn put(&mut self, kind: ResourceType, name: ResourceName, message: &impl Message, origin: Option<ObjectRef>) {

@@ -73,7 +73,8 @@ fn clusters(world: &World, upstream: &Upstream) -> Vec<ResourceName> {
     let ports = service.ports.iter().map(|port| port.port);
     let ports = Vec::from_iter(ports.filter(|port| upstream.port.is_none_or(|only| only == *port)));
     let addresses = service.cluster_ips.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)));
-    let routed = world.splits_of(&service.key).any(|split| !split.matches.is_empty());
-    let both = |at| std::iter::once(names::destination(at)).chain(routed.then(|| names::split(at)));
-    addresses.flat_map(both).collect()
+    let routed = world.splits_of(&service.key).filter(|split| !split.matches.is_empty());
+    let routed = Vec::from_iter(routed.map(|split| &split.name));
+    let all = |at| std::iter::once(names::destination(at)).chain(routed.iter().map(move |name| names::split(at, name)));
+    addresses.flat_map(all).collect()
 }

@@ -27,6 +27,7 @@ use super::node::NODE_IP;
 use super::playground::Machine;
 use super::pod::{Files, Pod, Process, Rights, Sandbox, blocking};
 use super::{ENVOY_EXE, PlaygroundError, Privilege, admin};
+use crate::envoy::names::SERVICE_ACCOUNT_VARIABLE;
 use crate::mesh::id::ProxyId;
 
 /// The directory, as the sidecar sees it.

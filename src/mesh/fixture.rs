@@ -140,6 +140,38 @@ pub(crate) fn tcp_rule(route: &str) -> TargetRule {
     TargetRule::Tcp(route.into())
 }
 
+/// A fault of 503 for every request to Services of its namespace.
+pub(crate) fn fault(key: &str, services: &[&str]) -> TrafficFault {
+    let (namespace, name) = split_key(key);
+    let attach = |name: &&str| Attachment { service: ServiceKey::new(namespace, *name), port: None };
+    TrafficFault {
+        namespace: namespace.into(),
+        name: name.into(),
+        created: 0,
+        targets: services.iter().map(attach).collect(),
+        callers: None,
+        requests: None,
+        percentage: Percentage::ALL,
+        harm: Harm { abort: Some(Abort::Http(503)), ..Harm::default() },
+        expires_after: None,
+    }
+}
+
+/// A policy that changes nothing, for Services of its namespace.
+pub(crate) fn traffic_policy(key: &str, services: &[&str]) -> TrafficPolicy {
+    let (namespace, name) = split_key(key);
+    let attach = |name: &&str| Attachment { service: ServiceKey::new(namespace, *name), port: None };
+    TrafficPolicy {
+        namespace: namespace.into(),
+        name: name.into(),
+        created: 0,
+        targets: services.iter().map(attach).collect(),
+        requests: RequestSettings::default(),
+        connections: ConnectionSettings::default(),
+        rate: None,
+    }
+}
+
 /// A slice of one endpoint a pod, all of them ready, on `ports` by the names that [`Service::port`] gives.
 pub(crate) fn slice(key: &str, service: &str, ports: &[(u16, u16)], pods: &[&Pod]) -> EndpointSlice {
     let (namespace, name) = split_key(key);

@@ -219,7 +219,10 @@ pub enum Kind {
     TrafficSplit,
     HTTPRouteGroup,
     TCPRoute,
+    UDPRoute,
     TrafficTarget,
+    TrafficFault,
+    TrafficPolicy,
     MeshConfig,
 }
 

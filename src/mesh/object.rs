@@ -11,6 +11,17 @@ use ipnet::IpNet;
 
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
+mod attachment;
+mod fault;
+mod traffic_policy;
+
+pub use attachment::Attachment;
+pub use fault::{Abort, Harm, Percentage, Requests, TrafficFault};
+pub use traffic_policy::{
+    Algorithm, ConnectionSettings, HashKey, OutlierDetection, RateLimit, RequestSettings, Retries, RetryBudget,
+    TrafficPolicy,
+};
+
 /// Labels of an object, or the pairs that a selector asks for.
 pub type Labels = BTreeMap<String, String>;
 
@@ -26,6 +37,8 @@ pub enum Object {
     HttpRouteGroup(HttpRouteGroup),
     TcpRoute(TcpRoute),
     TrafficTarget(TrafficTarget),
+    TrafficFault(TrafficFault),
+    TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(MeshConfig),
 }
 
@@ -46,6 +59,8 @@ impl Object {
             Self::HttpRouteGroup(o) => namespaced(Kind::HTTPRouteGroup, &o.namespace, &o.name),
             Self::TcpRoute(o) => namespaced(Kind::TCPRoute, &o.namespace, &o.name),
             Self::TrafficTarget(o) => namespaced(Kind::TrafficTarget, &o.namespace, &o.name),
+            Self::TrafficFault(o) => namespaced(Kind::TrafficFault, &o.namespace, &o.name),
+            Self::TrafficPolicy(o) => namespaced(Kind::TrafficPolicy, &o.namespace, &o.name),
             Self::MeshConfig(_) => ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() },
         }
     }
@@ -299,6 +314,13 @@ pub struct HttpMatch {
     pub methods: BTreeSet<String>,
     /// `headers`: lower-case name, and a regex that the whole value must fit. Known to compile.
     pub headers: Vec<(String, String)>,
+}
+
+impl HttpMatch {
+    /// Fits every request.
+    pub fn any() -> Self {
+        Self { name: "".into(), path_regex: None, methods: BTreeSet::new(), headers: Vec::new() }
+    }
 }
 
 /// An SMI TCPRoute.

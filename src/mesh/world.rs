@@ -7,7 +7,9 @@
 //!  Service, EndpointSlice ─▶ the Service, the roots of splits that name it, the pods behind it, the pods that declare it as upstream
 //!  Pod                    ─▶ the Pod, the Services it is an endpoint of, and their roots
 //!  TrafficSplit           ─▶ its root
-//!  HTTPRouteGroup         ─▶ roots of splits that match by it, pods of targets that allow by it
+//!  TrafficFault           ─▶ its target Services
+//!  TrafficPolicy          ─▶ its target Services, the pods behind them
+//!  HTTPRouteGroup         ─▶ roots of splits and targets of faults that match by it, pods of targets that allow by it
 //!  TCPRoute, TrafficTarget ─▶ pods of the destination account
 //!  Namespace              ─▶ its pods
 //!  MeshConfig             ─▶ everything
@@ -21,8 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::{
-    EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficSplit,
-    TrafficTarget,
+    EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficFault,
+    TrafficPolicy, TrafficSplit, TrafficTarget,
 };
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey};
 use index::{Index, Named};
@@ -73,6 +75,8 @@ pub struct World {
     route_groups: BTreeMap<Named, HttpRouteGroup>,
     tcp_routes: BTreeMap<Named, TcpRoute>,
     targets: BTreeMap<Named, TrafficTarget>,
+    faults: BTreeMap<Named, TrafficFault>,
+    policies: BTreeMap<Named, TrafficPolicy>,
     index: Index,
 }
 
@@ -102,6 +106,12 @@ impl World {
             Event::Apply(Object::TrafficTarget(object)) => {
                 self.set_target((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
             }
+            Event::Apply(Object::TrafficFault(object)) => {
+                self.set_fault((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
+            }
+            Event::Apply(Object::TrafficPolicy(object)) => {
+                self.set_policy((object.namespace.clone(), object.name.clone()), Some(*object), &mut dirty);
+            }
             Event::Apply(Object::MeshConfig(object)) => self.set_config(object, &mut dirty),
             Event::Delete(object) => self.delete(object, &mut dirty),
         }
@@ -126,7 +136,9 @@ impl World {
             Kind::HTTPRouteGroup => self.set_route_group((namespace, name), None, dirty),
             Kind::TCPRoute => self.set_tcp_route((namespace, name), None, dirty),
             Kind::TrafficTarget => self.set_target((namespace, name), None, dirty),
-            Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment => {}
+            Kind::TrafficFault => self.set_fault((namespace, name), None, dirty),
+            Kind::TrafficPolicy => self.set_policy((namespace, name), None, dirty),
+            Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment | Kind::UDPRoute => {}
         }
     }
 
@@ -251,6 +263,8 @@ impl World {
         }
         let splits = self.index.splits_of_group.get(&name).filter_map(|split| self.splits.get(split));
         dirty.services.extend(splits.map(|split| split.root.clone()));
+        let faults = self.index.faults_of_group.get(&name).filter_map(|fault| self.faults.get(fault));
+        dirty.services.extend(faults.flat_map(|fault| &fault.targets).map(|target| target.service.clone()));
         self.touch_targets(self.index.targets_of_group.get(&name), dirty);
     }
 
@@ -276,6 +290,34 @@ impl World {
             self.index.insert_target(&name, target);
             dirty.pods.extend(self.index.pods_of_account.get(&target.destination).cloned());
         }
+    }
+
+    fn set_fault(&mut self, name: Named, new: Option<TrafficFault>, dirty: &mut Dirty) {
+        let Some(old) = replace(&mut self.faults, name.clone(), new) else { return };
+        if let Some(fault) = old {
+            self.index.remove_fault(&name, &fault);
+            dirty.services.extend(fault.targets.into_iter().map(|target| target.service));
+        }
+        if let Some(fault) = self.faults.get(&name) {
+            self.index.insert_fault(&name, fault);
+            dirty.services.extend(fault.targets.iter().map(|target| target.service.clone()));
+        }
+    }
+
+    fn set_policy(&mut self, name: Named, new: Option<TrafficPolicy>, dirty: &mut Dirty) {
+        let Some(old) = replace(&mut self.policies, name.clone(), new) else { return };
+        let mut services = BTreeSet::new();
+        if let Some(policy) = &old {
+            self.index.remove_policy(&name, policy);
+            services.extend(policy.targets.iter().map(|target| target.service.clone()));
+        }
+        if let Some(policy) = self.policies.get(&name) {
+            self.index.insert_policy(&name, policy);
+            services.extend(policy.targets.iter().map(|target| target.service.clone()));
+        }
+        // Rate limits are the callee's affair. Which of several policies counts is for the plans to say.
+        dirty.pods.extend(services.iter().flat_map(|service| self.pods_behind(service)));
+        dirty.services.extend(services);
     }
 
     /// Marks a Service and every root whose split sends traffic to it.
@@ -378,6 +420,16 @@ impl World {
     /// The targets that allow the account something, ordered by name.
     pub fn targets_from(&self, source: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
         self.index.targets_of_source.get(source).filter_map(|name| self.targets.get(name))
+    }
+
+    /// The faults that have the Service among their targets, unordered.
+    pub fn faults_of(&self, service: &ServiceKey) -> impl Iterator<Item = &TrafficFault> {
+        self.index.faults_of_service.get(service).filter_map(|name| self.faults.get(name))
+    }
+
+    /// The policies that have the Service among their targets, ordered by name.
+    pub fn policies_of(&self, service: &ServiceKey) -> impl Iterator<Item = &TrafficPolicy> {
+        self.index.policies_of_service.get(service).filter_map(|name| self.policies.get(name))
     }
 
     /// An HTTPRouteGroup by name.

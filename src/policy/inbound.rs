@@ -5,15 +5,16 @@
 //!   port; one with both means port *and* path.
 //! - No sources allow nobody. Targets add up; none of them takes away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 use crate::mesh::object::{
-    AuthorizationMode, HttpMatch, MetricsMode, MtlsMode, Pod, Probe, Protocol, TargetRule, TrafficTarget,
+    AuthorizationMode, HttpMatch, MetricsMode, MtlsMode, Pod, Probe, Protocol, RateLimit, TargetRule, TrafficTarget,
 };
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
+use super::traffic_policy;
 
 /// What one pod accepts. Pods of a workload usually share it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -30,6 +31,17 @@ pub struct InboundPlan {
     pub probes: BTreeSet<Probe>,
     /// What is allowed; everything else is not. Empty unless `authorization` asks for it.
     pub allow: Vec<AllowPolicy>,
+    /// How much is taken by pod port: requests, or connections where it is TCP.
+    pub rates: BTreeMap<u16, (Traffic, RateLimit)>,
+}
+
+/// What a rate limit counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Traffic {
+    /// Requests.
+    Http,
+    /// Connections.
+    Tcp,
 }
 
 /// One thing that is allowed.
@@ -92,6 +104,7 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
         metrics: config.metrics,
         probes: pod.probes.clone(),
         allow,
+        rates: rates(world, pod),
     };
     Some((plan, diagnostics))
 }
@@ -196,6 +209,26 @@ impl Ports {
             }
         }
     }
+}
+
+/// The rate limits of the policies of the pod's Services. Of several for one port the lowest counts.
+fn rates(world: &World, pod: &Pod) -> BTreeMap<u16, (Traffic, RateLimit)> {
+    let mut rates: BTreeMap<u16, (Traffic, RateLimit)> = BTreeMap::new();
+    for service in world.services_of_pod(pod) {
+        for port in &service.ports {
+            let policy = traffic_policy::of_port(world, &service.key, port.port);
+            let (Some(rate), Some(target)) = (policy.and_then(|p| p.rate), target_on(pod, &port.target)) else {
+                continue;
+            };
+            let traffic = if port.protocol == Protocol::Tcp { Traffic::Tcp } else { Traffic::Http };
+            let per_second = |rate: &RateLimit| f64::from(rate.tokens) / rate.per.as_secs_f64();
+            match rates.get(&target) {
+                Some((_, other)) if per_second(other) <= per_second(&rate) => {}
+                _ => drop(rates.insert(target, (traffic, rate))),
+            }
+        }
+    }
+    rates
 }
 
 /// The pod's ports that some Service declares to speak HTTP.

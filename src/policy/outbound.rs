@@ -1,16 +1,21 @@
-//! How callers reach a Service: its endpoints by port, and the TrafficSplit that is in force.
+//! How callers reach a Service: its endpoints by port, and the TrafficSplits that are in force.
 //!
 //! The rules of TrafficSplit are those of the SMI specification (v1alpha4); where it is silent:
-//! - Of several splits with one root, those with `matches` win over those without, then the oldest, then by name.
+//! - Of several splits with one root, those with `matches` come first, each for its own requests, the oldest before the
+//!   younger, then by name. What none of them takes goes to one of those without `matches`: again the oldest, then by
+//!   name; the others take over when it goes.
 //! - A split is not recursive: a backend's endpoints are those of its own Service.
 //! - A backend that lacks the root's port number is left out for that port.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::mesh::object::{HttpMatch, Pod, Protocol, Service, ServicePort, TargetPort, TrafficSplit};
+use super::fault::{self, FaultPlan};
+use super::traffic_policy;
+use crate::mesh::object::{
+    ConnectionSettings, HttpMatch, Pod, Protocol, RequestSettings, Service, ServicePort, TargetPort, TrafficSplit,
+};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
 
 /// How callers reach one Service.
@@ -35,8 +40,14 @@ pub struct PortPlan {
     pub protocol: Protocol,
     /// Where calls go, shares relative to one another. Without a split: the Service itself with weight 1.
     pub backends: Vec<Backend>,
-    /// A split for some requests only; the others go to `backends`.
-    pub routed: Option<RoutedSplit>,
+    /// Splits for some requests only, of which the first that fits takes a request; the others go to `backends`.
+    pub routed: Vec<RoutedSplit>,
+    /// What goes wrong with requests on purpose; of those that fit one, the first counts.
+    pub faults: Vec<FaultPlan>,
+    /// How each request is treated.
+    pub requests: RequestSettings,
+    /// How connections and endpoints are.
+    pub connections: ConnectionSettings,
 }
 
 /// A Service that takes a share of the calls.
@@ -80,30 +91,46 @@ impl Workload {
 /// A TrafficSplit with `matches`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoutedSplit {
+    /// The split's name, by which those of one root are told apart.
+    pub name: Arc<str>,
     /// A request that any of these fits is split.
     pub matches: Vec<HttpMatch>,
     /// Where it goes.
     pub backends: Vec<Backend>,
 }
 
-/// The plan of a Service, or `None` if it does not exist.
+/// The plan of a Service, or `None` if it does not exist. Where something is attached to one that does not exist, there
+/// is a plan that only says so.
 pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
-    let service = world.service(key)?;
     let mut diagnostics = Vec::new();
-    let split = winning_split(world, key, &mut diagnostics);
-    let ports = service.ports.iter().map(|port| port_plan(world, service, port, split, &mut diagnostics)).collect();
+    let Some(service) = world.service(key) else {
+        diagnostics.extend(fault::without_target(world, key));
+        diagnostics.extend(traffic_policy::without_target(world, key));
+        let nothing = ServicePlan { key: key.clone(), ips: Vec::new(), ports: Vec::new(), diagnostics };
+        return (!nothing.diagnostics.is_empty()).then_some(nothing);
+    };
+    let splits = splits_in_force(world, key, &mut diagnostics);
+    let faults = fault::faults(world, service, &mut diagnostics);
+    diagnostics.extend(traffic_policy::diagnostics(world, service));
+    let plan = |(port, faults)| PortPlan { faults, ..port_plan(world, service, port, &splits, &mut diagnostics) };
+    let ports = service.ports.iter().zip(faults).map(plan).collect();
     let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
     Some(ServicePlan { key: key.clone(), ips, ports, diagnostics })
 }
 
-fn winning_split<'a>(
-    world: &'a World,
-    root: &ServiceKey,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<&'a TrafficSplit> {
+/// The splits of a root that decide something.
+struct Splits<'a> {
+    /// Those with `matches`, in the order in which they are tried.
+    routed: Vec<&'a TrafficSplit>,
+    /// The one for everything else.
+    plain: Option<&'a TrafficSplit>,
+}
+
+fn splits_in_force<'a>(world: &'a World, root: &ServiceKey, diagnostics: &mut Vec<Diagnostic>) -> Splits<'a> {
     let mut splits: Vec<_> = world.splits_of(root).collect();
-    splits.sort_by_key(|split| (Reverse(!split.matches.is_empty()), split.created, split.name.clone()));
-    let (winner, losers) = splits.split_first()?;
+    splits.sort_by_key(|split| (split.created, split.name.clone()));
+    let (plain, routed): (Vec<_>, Vec<_>) = splits.into_iter().partition(|split| split.matches.is_empty());
+    let Some((winner, losers)) = plain.split_first() else { return Splits { routed, plain: None } };
     for loser in losers {
         diagnostics.push(
             Diagnostic::warning(
@@ -114,29 +141,40 @@ fn winning_split<'a>(
             .about(split_ref(loser)),
         );
     }
-    Some(winner)
+    Splits { routed, plain: Some(winner) }
 }
 
 fn port_plan(
     world: &World,
     service: &Service,
     port: &ServicePort,
-    split: Option<&TrafficSplit>,
+    splits: &Splits<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> PortPlan {
-    let plan = |backends, routed| PortPlan { port: port.port, protocol: port.protocol, backends, routed };
-    let itself =
-        || vec![Backend { service: service.key.clone(), weight: 1, endpoints: endpoints(world, service, port) }];
+    let policy = traffic_policy::of_port(world, &service.key, port.port);
     // A headless Service has no address of its own that calls could be split at.
-    let Some(split) = split.filter(|_| !service.headless) else { return plan(itself(), None) };
-    let backends = split_backends(world, port.port, split, diagnostics);
-    if split.matches.is_empty() {
-        return plan(backends, None);
+    let backends = match splits.plain.filter(|_| !service.headless) {
+        Some(split) => split_backends(world, port.port, split, diagnostics),
+        None => vec![Backend { service: service.key.clone(), weight: 1, endpoints: endpoints(world, service, port) }],
+    };
+    let mut routed = Vec::new();
+    for split in splits.routed.iter().filter(|_| !service.headless) {
+        let matches = split_matches(world, split, diagnostics);
+        let backends = split_backends(world, port.port, split, diagnostics);
+        // Matches are about requests: connections of a port that is never parsed cannot have any.
+        if port.protocol != Protocol::Tcp && !matches.is_empty() {
+            routed.push(RoutedSplit { name: split.name.clone(), matches, backends });
+        }
     }
-    // Matches are about requests: connections of a port that is never parsed cannot have any.
-    let matches = split_matches(world, split, diagnostics);
-    let routed = (port.protocol != Protocol::Tcp && !matches.is_empty()).then_some(RoutedSplit { matches, backends });
-    plan(itself(), routed)
+    PortPlan {
+        port: port.port,
+        protocol: port.protocol,
+        backends,
+        routed,
+        faults: Vec::new(),
+        requests: policy.map(|policy| policy.requests.clone()).unwrap_or_default(),
+        connections: policy.map(|policy| policy.connections.clone()).unwrap_or_default(),
+    }
 }
 
 fn split_backends(world: &World, port: u16, split: &TrafficSplit, diagnostics: &mut Vec<Diagnostic>) -> Vec<Backend> {

@@ -81,6 +81,18 @@ macro_rules! config {
     };
 }
 
+macro_rules! fault {
+    ($rest:literal) => {
+        object!("weft.dev/v1alpha1" "TrafficFault" "f" $rest)
+    };
+}
+
+macro_rules! policy {
+    ($rest:literal) => {
+        object!("weft.dev/v1alpha1" "TrafficPolicy" "p" $rest)
+    };
+}
+
 const YAML: &[Case] = &[
     error("kind: [\n", 1, "", "not YAML", "correct the YAML"),
     error("kind: A\n bad: 1\n", 2, "", "not YAML", "correct the YAML"),
@@ -375,7 +387,9 @@ const SMI: &[Case] = &[
         "65535",
     ),
     error(
-        target!("spec:\n  destination:\n    kind: Pod\n    name: a\n  sources: [{kind: ServiceAccount, name: b}]\n"),
+        target!(
+            "spec:\n  destination:\n    kind: Pod\n    name: a\n  sources: [{kind: ServiceAccount, name: b}]\n  rules: [{kind: TCPRoute, name: x}]\n"
+        ),
         6,
         "spec.destination.kind",
         "a Pod is not an identity",
@@ -390,11 +404,11 @@ const SMI: &[Case] = &[
     ),
     error(
         target!(
-            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: UDPRoute, name: x}\n"
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: GRPCRoute, name: x}\n"
         ),
         8,
         "spec.rules[0].kind",
-        "UDPRoute",
+        "GRPCRoute",
         "HTTPRouteGroup or a TCPRoute",
     ),
     error(
@@ -408,7 +422,7 @@ const SMI: &[Case] = &[
     ),
     warning(
         target!(
-            "spec:\n  destination: {kind: ServiceAccount, name: a, namespace: other}\n  sources: [{kind: ServiceAccount, name: b}]\n"
+            "spec:\n  destination: {kind: ServiceAccount, name: a, namespace: other}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules: [{kind: TCPRoute, name: x}]\n"
         ),
         5,
         "spec.destination.namespace",
@@ -416,13 +430,150 @@ const SMI: &[Case] = &[
         "to the namespace other",
     ),
     warning(
-        target!("spec:\n  destination: {kind: ServiceAccount, name: a}\n"),
+        target!("spec:\n  destination: {kind: ServiceAccount, name: a}\n  rules: [{kind: TCPRoute, name: x}]\n"),
         4,
         "spec.sources",
         "nobody is allowed",
         "ServiceAccount",
     ),
     error(target!("spec:\n  destination: {kind: ServiceAccount}\n"), 5, "spec.destination.name", "missing", "set it"),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - service: a\n    weight: half\n"),
+        8,
+        "spec.backends[0].weight",
+        "`half` is not a quantity",
+        "1 or 500m",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 1}\n  - {service: b, weight: -500m}\n"),
+        8,
+        "spec.backends[1].weight",
+        "`-500m` is negative",
+        "use 0",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 1}\n  - {service: b, weight: 1u}\n"),
+        8,
+        "spec.backends[1].weight",
+        "`1u` is finer than 1m",
+        "multiply",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha1" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - {service: a, weight: 5M}\n  - {service: b, weight: 500m}\n"),
+        7,
+        "spec.backends[0].weight",
+        "too large",
+        "divide",
+    ),
+    error(
+        object!("split.smi-spec.io/v1alpha3" "TrafficSplit" "cart" "spec:\n  service: cart\n  backends:\n  - service: a\n    weight: half\n"),
+        8,
+        "spec.backends[0].weight",
+        "`half` is text",
+        "whole numbers",
+    ),
+    error(
+        "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata:\n  name: cart\n  annotations:\n    weft.dev/smi-matches: beta\nspec: {service: cart, backends: [{service: a, weight: 1}]}\n",
+        6,
+        "metadata.annotations.weft.dev/smi-matches",
+        "cannot be read",
+        "remove the annotation",
+    ),
+    error(
+        "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata:\n  name: cart\n  annotations:\n    weft.dev/smi-matches: '[{\"kind\": \"TCPRoute\", \"name\": \"x\"}]'\nspec: {service: cart, backends: [{service: a, weight: 1}]}\n",
+        6,
+        "metadata.annotations.weft.dev/smi-matches",
+        "limited to a TCPRoute",
+        "HTTPRouteGroup",
+    ),
+    warning(
+        object!("specs.smi-spec.io/v1alpha1" "HTTPRouteGroup" "api" "matches:\n- name: a\n  pathRegex: (?=x)\n"),
+        6,
+        "matches[0].pathRegex",
+        "the match is left out",
+        "RE2",
+    ),
+    error(
+        object!("specs.smi-spec.io/v1alpha2" "HTTPRouteGroup" "api" "matches:\n- name: a\n- name: a\n"),
+        6,
+        "matches[1].name",
+        "two matches are named `a`",
+        "of its own",
+    ),
+    error(
+        object!("specs.smi-spec.io/v1alpha3" "TCPRoute" "t" "spec:\n  matches:\n    ports: [8080]\n"),
+        5,
+        "spec.matches",
+        "names no ports and means every port",
+        "v1alpha4",
+    ),
+    warning(
+        object!("specs.smi-spec.io/v1alpha4" "UDPRoute" "u" "spec:\n  matches:\n    ports: [53]\n"),
+        4,
+        "spec",
+        "UDP does not go through the sidecars",
+        "NetworkPolicy",
+    ),
+    error(
+        object!("specs.smi-spec.io/v1alpha3" "UDPRoute" "u" "spec: {}\n"),
+        1,
+        "apiVersion",
+        "UDPRoute is not read as",
+        "v1alpha4",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha1" "TrafficTarget" "t" "destination: {kind: ServiceAccount, name: a}\nsources: [{kind: ServiceAccount, name: b}]\nspecs:\n- {kind: Ingress, name: x}\n"),
+        7,
+        "specs[0].kind",
+        "cannot name a Ingress",
+        "TCPRoute",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha1" "TrafficTarget" "t" "destination: {kind: ServiceAccount, name: a, port: 0}\nsources: [{kind: ServiceAccount, name: b}]\nspecs: [{kind: TCPRoute, name: x}]\n"),
+        4,
+        "destination.port",
+        "0 is not a port",
+        "65535",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha1" "TrafficTarget" "t" "spec: {}\n"),
+        1,
+        "destination",
+        "missing",
+        "set it",
+    ),
+    error(
+        object!("access.smi-spec.io/v1alpha3" "TrafficTarget" "t" "spec:\n  destination: {kind: ServiceAccount, name: a, port: 80}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules: [{kind: TCPRoute, name: x}]\n"),
+        5,
+        "spec.destination.port",
+        "every port would be opened",
+        "TCPRoute",
+    ),
+    error(
+        "apiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\nmetadata:\n  name: t\n  annotations:\n    weft.dev/smi-port: web\nspec: {destination: {kind: ServiceAccount, name: a}, sources: [{kind: ServiceAccount, name: b}], rules: [{kind: TCPRoute, name: x}]}\n",
+        6,
+        "metadata.annotations.weft.dev/smi-port",
+        "cannot be read",
+        "remove the annotation",
+    ),
+    warning(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n  rules:\n  - {kind: UDPRoute, name: x}\n"
+        ),
+        8,
+        "spec.rules[0].kind",
+        "this rule allows nothing",
+        "NetworkPolicy",
+    ),
+    warning(
+        target!(
+            "spec:\n  destination: {kind: ServiceAccount, name: a}\n  sources: [{kind: ServiceAccount, name: b}]\n"
+        ),
+        4,
+        "spec.rules",
+        "nothing is allowed",
+        "HTTPRouteGroup",
+    ),
 ];
 
 const CONFIG: &[Case] = &[
@@ -474,6 +625,345 @@ const CONFIG: &[Case] = &[
     warning(config!("spec:\n  mtsl: {mode: Strict}\n"), 5, "spec.mtsl", "no such field", "correct its name"),
 ];
 
+const FAULT: &[Case] = &[
+    error(
+        fault!("spec:\n  targetRefs: []\n  delay: {fixed: 1s}\n"),
+        5,
+        "spec.targetRefs",
+        "no target",
+        "name a Service",
+    ),
+    error(fault!("spec:\n  delay: {fixed: 1s}\n"), 4, "spec.targetRefs", "missing", "set it"),
+    error(
+        fault!("spec:\n  targetRefs:\n  - {group: apps, kind: Deployment, name: cart}\n  delay: {fixed: 1s}\n"),
+        6,
+        "spec.targetRefs[0].group",
+        "`apps` is not the group of a Service",
+        "leave it empty",
+    ),
+    error(
+        fault!("spec:\n  targetRefs:\n  - {kind: Pod, name: cart}\n  delay: {fixed: 1s}\n"),
+        6,
+        "spec.targetRefs[0].kind",
+        "a Pod cannot be a target",
+        "name a Service",
+    ),
+    error(
+        fault!("spec:\n  targetRefs:\n  - {kind: Service, name: cart.shop}\n  delay: {fixed: 1s}\n"),
+        6,
+        "spec.targetRefs[0].name",
+        "`cart.shop` is not the name of a Service",
+        "own namespace",
+    ),
+    error(
+        fault!("spec:\n  targetRefs:\n  - {kind: Service, name: cart, port: 0}\n  delay: {fixed: 1s}\n"),
+        6,
+        "spec.targetRefs[0].port",
+        "0 is not a port",
+        "1 to 65535",
+    ),
+    error(fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n"), 4, "spec", "nothing goes wrong", "set delay"),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 2}\n"),
+        6,
+        "spec.delay.fixed",
+        "expected a string",
+        "quotes",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: soon}\n"),
+        6,
+        "spec.delay.fixed",
+        "\"soon\" is not a duration",
+        "50ms",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 0s}\n"),
+        6,
+        "spec.delay.fixed",
+        "not a time that can be set here",
+        "from 1ms to 3600s",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 24h}\n"),
+        6,
+        "spec.delay.fixed",
+        "not a time that can be set here",
+        "from 1ms to 3600s",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  expiresAfter: 0s\n"),
+        7,
+        "spec.expiresAfter",
+        "not a time that can be set here",
+        "from 1ms",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  percentage: 101\n"),
+        7,
+        "spec.percentage",
+        "101 is not a percentage",
+        "0 to 100",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  abort: {httpStatus: 100}\n"),
+        6,
+        "spec.abort.httpStatus",
+        "100 is not the status of an answer",
+        "200 to 599",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  abort: {grpcStatus: OK}\n"),
+        6,
+        "spec.abort.grpcStatus",
+        "`OK` is not a gRPC status of an error",
+        "UNAVAILABLE",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  abort: {grpcStatus: 17}\n"),
+        6,
+        "spec.abort.grpcStatus",
+        "`17` is not",
+        "1 to 16",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  abort: {grpcStatus: 1, httpStatus: 500}\n"),
+        6,
+        "spec.abort",
+        "one status",
+        "not both",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  bandwidth: {response: 64kbit}\n"),
+        6,
+        "spec.bandwidth.response",
+        "`64kbit` is not",
+        "64KiB",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  bandwidth: {response: 0KiB}\n"),
+        6,
+        "spec.bandwidth.response",
+        "`0KiB` is not",
+        "64KiB",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  callers: []\n"),
+        7,
+        "spec.callers",
+        "the list is empty",
+        "remove the field",
+    ),
+    error(
+        fault!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  callers: [{kind: User, name: x}]\n"
+        ),
+        7,
+        "spec.callers[0].kind",
+        "a User is not an identity",
+        "ServiceAccount",
+    ),
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  requests: [{}]\n"),
+        7,
+        "spec.requests[0]",
+        "names no request",
+        "routeGroup",
+    ),
+    error(
+        fault!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  requests:\n  - {routeGroup: g, pathRegex: /x}\n"
+        ),
+        8,
+        "spec.requests[0]",
+        "requests of its own",
+        "two entries",
+    ),
+    error(
+        fault!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  requests:\n  - {matches: [m], pathRegex: /x}\n"
+        ),
+        8,
+        "spec.requests[0].matches",
+        "none is named",
+        "set routeGroup",
+    ),
+    warning(
+        fault!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  requests:\n  - {pathRegex: '(?=a)'}\n"
+        ),
+        8,
+        "spec.requests[0].pathRegex",
+        "not a regex that Envoy takes",
+        "RE2",
+    ),
+    warning(
+        fault!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  delay: {fixed: 1s}\n  requests:\n  - {methods: [FETCH]}\n"
+        ),
+        8,
+        "spec.requests[0].methods[0]",
+        "`FETCH` is not an HTTP method",
+        "GET",
+    ),
+];
+
+const POLICY: &[Case] = &[
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  timeouts: {request: 0s}\n"),
+        6,
+        "spec.timeouts.request",
+        "not a time",
+        "from 1ms",
+    ),
+    warning(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  timeouts: {requests: 1s}\n"),
+        6,
+        "spec.timeouts.requests",
+        "no such field",
+        "correct its name",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {on: [always]}\n"),
+        6,
+        "spec.retries.on[0]",
+        "`always` is not a condition",
+        "gateway-error",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {codes: [200]}\n"),
+        6,
+        "spec.retries.codes[0]",
+        "200 is not the status of an error",
+        "400 to 599",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {attempts: -1}\n"),
+        6,
+        "spec.retries.attempts",
+        "-1 is not a number",
+        "0 to 100",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {perTryTimeout: 1}\n"),
+        6,
+        "spec.retries.perTryTimeout",
+        "expected a string",
+        "quotes",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {backoff: {base: 1s, max: 10ms}}\n"),
+        6,
+        "spec.retries.backoff.max",
+        "less than base",
+        "base, or more",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {budget: {percent: 200}}\n"),
+        6,
+        "spec.retries.budget.percent",
+        "200 is not a number",
+        "0 to 100",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  limits: {connections: 99999999999}\n"),
+        6,
+        "spec.limits.connections",
+        "99999999999 is not a number",
+        "1000000000",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  outlierDetection: {maxEjectedPercent: 0}\n"),
+        6,
+        "spec.outlierDetection.maxEjectedPercent",
+        "0 is not a number",
+        "1 to 100",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  outlierDetection: {consecutiveErrors: 0}\n"),
+        6,
+        "spec.outlierDetection.consecutiveErrors",
+        "0 is not a number",
+        "1 to",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: Random}\n"),
+        6,
+        "spec.loadBalancing.algorithm",
+        "`Random` is not a way",
+        "Maglev",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: Maglev}\n"),
+        6,
+        "spec.loadBalancing.hash",
+        "nothing is hashed",
+        "header or a cookie",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {hash: {header: x-user}}\n"),
+        6,
+        "spec.loadBalancing.hash",
+        "hashes nothing",
+        "RingHash",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: RingHash, hash: {}}\n"
+        ),
+        6,
+        "spec.loadBalancing.hash",
+        "one thing is hashed",
+        "not both",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {algorithm: RingHash, hash: {header: 'a b'}}\n"
+        ),
+        6,
+        "spec.loadBalancing.hash.header",
+        "`a b` is not a name",
+        "letters",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing:\n    algorithm: RingHash\n    hash: {header: x}\n    slowStart: {window: 1s}\n"
+        ),
+        9,
+        "spec.loadBalancing.slowStart",
+        "at once",
+        "RoundRobin",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  connections: {maxAge: never}\n"),
+        6,
+        "spec.connections.maxAge",
+        "is not a duration",
+        "50ms",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  rateLimit: {count: 0, per: 1s}\n"),
+        6,
+        "spec.rateLimit.count",
+        "0 is not a number",
+        "1 to",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  rateLimit: {count: 1, per: 10ms}\n"),
+        6,
+        "spec.rateLimit.per",
+        "counts in 50 ms",
+        "50ms or more",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  rateLimit: {count: 10, per: 1s, burst: 5}\n"),
+        6,
+        "spec.rateLimit.burst",
+        "5 is not a number",
+        "10 to",
+    ),
+];
+
 /// What is said of a file on its own, and whether an object came of it.
 fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
     let files = vec![(PathBuf::from("f.yaml"), Content::Bytes(text.into()))];
@@ -493,7 +983,7 @@ fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
 
 #[test]
 fn every_bad_input_ends_in_the_intended_finding() {
-    let cases: Vec<_> = [YAML, IDENTITY, KUBERNETES, SMI, CONFIG].into_iter().flatten().collect();
+    let cases: Vec<_> = [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY].into_iter().flatten().collect();
     assert!(cases.len() >= 45);
     let mut wrong = Vec::new();
     for case in &cases {
@@ -521,7 +1011,7 @@ fn every_bad_input_ends_in_the_intended_finding() {
 #[test]
 fn a_bad_document_between_two_good_ones_is_alone_in_being_kept_out() {
     let good = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
-    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG].into_iter().flatten() {
+    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY].into_iter().flatten() {
         let (_, alone) = findings(case.text);
         let bad = case.text.trim_start_matches("# fine\n---\n").trim_end_matches("---\n");
         let (found, objects) = findings(&format!("{}---\n{bad}---\n{}", good("one"), good("two")));

@@ -248,7 +248,10 @@ fn complete(json: &mut Value, object: &ObjectRef, (api_version, kind): (&str, Ki
     if let Some(namespace) = &object.namespace {
         json["metadata"]["namespace"] = namespace.as_str().into();
     }
-    quantities(json);
+    // Other kinds use these words for something else.
+    if matches!(object.kind, Kind::Pod | Kind::Deployment) {
+        quantities(json);
+    }
 }
 
 /// Writes numbers of resource quantities (`cpu: 1`) as text, which is how their type reads them.

@@ -13,6 +13,8 @@ pub mod convert;
 pub mod directory;
 mod document;
 pub mod manifest;
+
+pub mod versions;
 mod yaml;
 
 #[cfg(test)]

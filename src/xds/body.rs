@@ -12,27 +12,16 @@ use http_body::{Body, Frame};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-/// With the header of its HTTP/2 frame, a piece of this length fills a TLS record. A longer one would end in a second
-/// record of a few bytes, and that in a packet of its own.
-const PIECE: usize = (16 << 10) - 9;
-
 /// A gRPC response stream; by default an empty one, for a status that is in the headers.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseBody {
     frames: Option<mpsc::Receiver<Result<Bytes, Status>>>,
-    /// What is left of a frame.
-    rest: Bytes,
 }
 
 impl ResponseBody {
     /// Frames with their gRPC prefix, until the sender is dropped (status OK) or sends a status.
     pub(crate) fn new(frames: mpsc::Receiver<Result<Bytes, Status>>) -> Self {
-        Self { frames: Some(frames), rest: Bytes::new() }
-    }
-
-    fn end(&mut self, status: Option<Status>) -> Frame<Bytes> {
-        self.frames = None;
-        Frame::trailers(trailers(&status.unwrap_or_else(|| Status::ok(""))))
+        Self { frames: Some(frames) }
     }
 }
 
@@ -44,19 +33,18 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
-            let Some(frames) = &mut self.frames else { return Poll::Ready(None) };
-            match ready!(frames.poll_recv(context)) {
-                Some(Ok(frame)) => self.rest = frame,
-                ended => return Poll::Ready(Some(Ok(self.end(ended.and_then(Result::err))))),
-            }
-        }
-        let length = PIECE.min(self.rest.len());
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+        let Some(frames) = &mut self.frames else { return Poll::Ready(None) };
+        let status = match ready!(frames.poll_recv(context)) {
+            Some(Ok(frame)) => return Poll::Ready(Some(Ok(Frame::data(frame)))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        self.frames = None;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_none() && self.rest.is_empty()
+        self.frames.is_none()
     }
 }
 
@@ -67,33 +55,4 @@ fn trailers(status: &Status) -> HeaderMap {
         trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from(status.code() as i32));
     }
     trailers
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_long_frame_comes_in_pieces_and_the_status_after_it() {
-        let (sender, frames) = mpsc::channel(2);
-        let frame = Bytes::from((0..40_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
-        sender.send(Ok(frame.clone())).await.expect("open");
-        sender.send(Err(Status::unavailable("later"))).await.expect("open");
-        let (mut body, mut received) = (ResponseBody::new(frames), Vec::new());
-        let trailers = loop {
-            let piece = body.frame().await.expect("not the end").expect("infallible");
-            match piece.into_data() {
-                Ok(data) => {
-                    assert!(data.len() <= PIECE);
-                    received.extend_from_slice(&data);
-                }
-                Err(trailers) => break trailers.into_trailers().expect("trailers"),
-            }
-        };
-        assert_eq!(received, frame);
-        assert_eq!(trailers["grpc-status"], "14");
-        assert!(body.is_end_stream() && body.frame().await.is_none());
-    }
 }

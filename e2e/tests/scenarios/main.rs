@@ -4,19 +4,24 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
 mod churn;
+mod fault;
 mod metrics;
 mod modes;
+mod policy;
 mod protocols;
 mod refusals;
 mod rootless;
+mod smi;
 mod warm;
 mod xds;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use weft_e2e::mesh::{Mesh, envoy, pinned_version, weft_beside_tests};
 use weft_e2e::scenario::Scenarios;
+use weft_e2e::until;
 
 /// The `weft` that was built with these tests.
 fn weft() -> PathBuf {
@@ -47,4 +52,18 @@ fn answer(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> 
     let field = |name: &str| answer[name].as_str().unwrap_or("?").to_owned();
     let security = if answer["headers"]["x-forwarded-client-cert"].is_string() { "mtls" } else { "plaintext" };
     Ok(format!("{} {} {security}", field("name"), field("protocol")))
+}
+
+/// Waits until the control plane says something with these words.
+fn told(mesh: &Mesh, words: &str) -> anyhow::Result<(bool, String)> {
+    let mut inspection = mesh.inspection()?;
+    let told = until(words, Duration::from_secs(10), || {
+        let all = inspection.diagnostics()?;
+        let text = all
+            .iter()
+            .map(|one| format!("{} {}/{} {} {}", one.kind, one.namespace, one.name, one.field, one.reason))
+            .collect::<Vec<_>>();
+        Ok(text.iter().find(|text| text.contains(words)).cloned().ok_or_else(|| text.join("; ")))
+    });
+    Ok(told.map_or_else(|error| (false, format!("{error:#}")), |text| (true, text)))
 }

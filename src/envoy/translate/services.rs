@@ -1,4 +1,4 @@
-//! What each address of a Service leads to: a cluster and its endpoints, or two of each where requests are split.
+//! What each address of a Service leads to: a cluster and its endpoints, and one of each for every split of requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::findings::Findings;
 use super::{Translated, service_ref};
 use crate::envoy::{cluster, metrics, names, route};
-use crate::mesh::object::HttpMatch;
+use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{ServiceKey, SpiffeId, TrustDomain, World};
 use crate::policy::{self, Backend, PortPlan, ServicePlan};
 use crate::snapshot::{Change, ResourceName, ResourceType};
@@ -33,8 +33,9 @@ struct Part<'a> {
     identities: BTreeSet<SpiffeId>,
     endpoints: ResourceName,
     /// What its name in statistics ends with.
-    suffix: &'static str,
+    suffix: String,
     backends: &'a [Backend],
+    settings: &'a ConnectionSettings,
 }
 
 impl Services {
@@ -80,12 +81,12 @@ impl Services {
                 None => self.published.remove(&address),
             };
             publish(address, before.as_deref(), after.as_deref(), trust_domain, out);
-            let routed = after.as_deref().and_then(|plan| port(plan, address)?.routed.as_ref());
-            self.route(address, routed.map(|routed| &routed.matches)) | routes_changed
+            let routes = after.as_deref().and_then(|plan| destination(port(plan, address)?, address));
+            self.route(address, routes) | routes_changed
         })
     }
 
-    /// The destinations whose requests are split by what they are.
+    /// The destinations whose requests are treated by what they are.
     pub(super) fn routes(&self) -> impl Iterator<Item = &route::Destination> {
         self.routes.values()
     }
@@ -96,12 +97,12 @@ impl Services {
         self.plans.get(key).filter(|_| *claimed == address)
     }
 
-    fn route(&mut self, address: SocketAddr, matches: Option<&Vec<HttpMatch>>) -> bool {
-        if self.routes.get(&address).map(|route| &route.matches) == matches {
+    fn route(&mut self, address: SocketAddr, routes: Option<route::Destination>) -> bool {
+        if self.routes.get(&address) == routes.as_ref() {
             return false;
         }
-        match matches.cloned() {
-            Some(matches) => drop(self.routes.insert(address, route::Destination { address, matches })),
+        match routes {
+            Some(routes) => drop(self.routes.insert(address, routes)),
             None => drop(self.routes.remove(&address)),
         }
         true
@@ -122,14 +123,15 @@ fn publish(
     for part in &new {
         let Some(service) = after.map(|plan| &plan.key) else { continue };
         let last = old.iter().find(|old| same_service && old.name == part.name);
-        if last.is_none_or(|last| last.identities != part.identities) {
+        if last.is_none_or(|last| (&last.identities, last.settings) != (&part.identities, part.settings)) {
             let mut message = cluster::service(
                 part.name.as_str(),
                 part.endpoints.as_str(),
-                names::stat_name(service, address.port()) + part.suffix,
+                names::stat_name(service, address.port()) + &part.suffix,
                 names::sni(service, address.port()),
                 &part.identities,
                 trust_domain,
+                part.settings,
             );
             message.metadata = metrics::of_service(service, address.port());
             let origin = Some(service_ref(service));
@@ -153,16 +155,28 @@ fn publish(
 
 fn parts(plan: &ServicePlan, address: SocketAddr) -> Vec<Part<'_>> {
     let Some(port) = port(plan, address) else { return Vec::new() };
-    let own = part(names::destination(address), "", &port.backends);
-    let routed = port.routed.iter().map(|split| part(names::split(address), "/split", &split.backends));
+    let part = |name, suffix, backends| part(name, suffix, backends, &port.connections);
+    let own = part(names::destination(address), String::new(), &port.backends);
+    let routed = port.routed.iter().map(|split| {
+        let suffix = names::split_stat_suffix(&split.name);
+        part(names::split(address, &split.name), suffix, &split.backends)
+    });
     std::iter::once(own).chain(routed).collect()
 }
 
-fn part<'a>(name: ResourceName, suffix: &'static str, backends: &'a [Backend]) -> Part<'a> {
+fn part<'a>(name: ResourceName, suffix: String, backends: &'a [Backend], settings: &'a ConnectionSettings) -> Part<'a> {
     let endpoints = backends.iter().flat_map(|backend| &backend.endpoints);
     let identities = endpoints.filter_map(|endpoint| endpoint.identity.clone()).collect();
-    let endpoints = names::endpoints(&name, &identities);
-    Part { name, identities, endpoints, suffix, backends }
+    let endpoints = names::endpoints(&name, &identities, settings);
+    Part { name, identities, endpoints, suffix, backends, settings }
+}
+
+/// What its routes are made of, if its requests need any.
+fn destination(port: &PortPlan, address: SocketAddr) -> Option<route::Destination> {
+    let splits = port.routed.iter().map(|split| (split.name.clone(), split.matches.clone())).collect();
+    let destination =
+        route::Destination { address, splits, faults: port.faults.clone(), requests: port.requests.clone() };
+    destination.needs_routes().then_some(destination)
 }
 
 fn port(plan: &ServicePlan, address: SocketAddr) -> Option<&PortPlan> {

@@ -271,7 +271,7 @@ fn the_cluster_of_a_split_with_matches_is_warm_with_its_root() {
     mesh.apply(Object::TrafficSplit(by_match));
     mesh.translator.learned(learned(&[("web", "cart.shop:80")]));
     mesh.apply(Object::Pod(pod("shop/web-1", "10.244.0.3")));
-    assert_eq!(pushed(&mesh, "shop/web-1"), ["10.96.0.5:80", "10.96.0.5:80/split"]);
+    assert_eq!(pushed(&mesh, "shop/web-1"), ["10.96.0.5:80", "10.96.0.5:80/split/s"]);
 }
 
 #[test]

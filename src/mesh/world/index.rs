@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::mesh::object::{Pod, Service, TargetRule, TrafficSplit, TrafficTarget};
+use crate::mesh::object::{
+    Pod, Requests, Service, TargetRule, TrafficFault, TrafficPolicy, TrafficSplit, TrafficTarget,
+};
 use crate::mesh::{Namespace, PodKey, ServiceAccountKey, ServiceKey};
 
 /// A name within a namespace; namespaced objects without a key type of their own are kept by it.
@@ -36,6 +38,12 @@ pub(super) struct Index {
     pub(super) targets_of_group: Multimap<Named, Named>,
     /// Targets by each TCPRoute of their rules.
     pub(super) targets_of_tcp_route: Multimap<Named, Named>,
+    /// Faults by each Service of their targets.
+    pub(super) faults_of_service: Multimap<ServiceKey, Named>,
+    /// Policies by each Service of their targets.
+    pub(super) policies_of_service: Multimap<ServiceKey, Named>,
+    /// Faults by each HTTPRouteGroup of their requests.
+    pub(super) faults_of_group: Multimap<Named, Named>,
 }
 
 impl Index {
@@ -97,12 +105,51 @@ impl Index {
         }
     }
 
+    pub(super) fn insert_fault(&mut self, name: &Named, fault: &TrafficFault) {
+        for target in &fault.targets {
+            self.faults_of_service.insert(target.service.clone(), name.clone());
+        }
+        for group in groups(fault) {
+            self.faults_of_group.insert(group, name.clone());
+        }
+    }
+
+    pub(super) fn remove_fault(&mut self, name: &Named, fault: &TrafficFault) {
+        for target in &fault.targets {
+            self.faults_of_service.remove(&target.service, name);
+        }
+        for group in groups(fault) {
+            self.faults_of_group.remove(&group, name);
+        }
+    }
+
+    pub(super) fn insert_policy(&mut self, name: &Named, policy: &TrafficPolicy) {
+        for target in &policy.targets {
+            self.policies_of_service.insert(target.service.clone(), name.clone());
+        }
+    }
+
+    pub(super) fn remove_policy(&mut self, name: &Named, policy: &TrafficPolicy) {
+        for target in &policy.targets {
+            self.policies_of_service.remove(&target.service, name);
+        }
+    }
+
     fn targets_by<'a>(&mut self, rule: &'a TargetRule) -> (&mut Multimap<Named, Named>, &'a Arc<str>) {
         match rule {
             TargetRule::Http(group, _) => (&mut self.targets_of_group, group),
             TargetRule::Tcp(route) => (&mut self.targets_of_tcp_route, route),
         }
     }
+}
+
+/// The HTTPRouteGroups whose requests a fault hits.
+fn groups(fault: &TrafficFault) -> impl Iterator<Item = Named> {
+    let requests = fault.requests.iter().flatten();
+    requests.filter_map(|requests| match requests {
+        Requests::Group(group, _) => Some((fault.namespace.clone(), group.clone())),
+        Requests::Inline(_) => None,
+    })
 }
 
 /// A label's name and value in a namespace.

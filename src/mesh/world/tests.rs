@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::fixture::*;
+use crate::mesh::object::{RateLimit, Requests};
 
 fn apply(world: &mut World, object: Object) -> Dirty {
     world.apply(Event::Apply(object))
@@ -144,6 +145,27 @@ fn what_is_a_pods_own_affair_touches_no_service() {
     assert_eq!((dirty.services.len(), dirty.pods.len()), (0, 1));
 }
 
+fn limiting(key: &str, services: &[&str]) -> TrafficPolicy {
+    let rate = RateLimit { tokens: 1, per: std::time::Duration::from_secs(1), burst: 1 };
+    TrafficPolicy { rate: Some(rate), ..traffic_policy(key, services) }
+}
+
+fn by_group(key: &str, group: &str, services: &[&str]) -> TrafficFault {
+    TrafficFault { requests: Some(vec![Requests::Group(group.into(), None)]), ..fault(key, services) }
+}
+
+#[test]
+fn a_fault_touches_its_targets_of_before_and_after_and_its_route_group_does() {
+    let mut world = World::default();
+    let dirty = apply(&mut world, Object::TrafficFault(by_group("shop/f", "g", &["a", "b"])));
+    assert_eq!(dirty.services, BTreeSet::from([service_key("shop/a"), service_key("shop/b")]));
+    let dirty = apply(&mut world, Object::TrafficFault(by_group("shop/f", "g", &["c"])));
+    assert_eq!(dirty.services.len(), 3);
+    let dirty = apply(&mut world, Object::HttpRouteGroup(route_group("shop/g", &["/x"])));
+    assert_eq!(dirty.services, BTreeSet::from([service_key("shop/c")]));
+    assert_eq!(world.faults_of(&service_key("shop/a")).count(), 0);
+}
+
 /// A small mesh whose objects refer to one another in every way there is.
 fn objects() -> Vec<Object> {
     let pods = [pod("shop/a-1", "10.244.0.2"), pod("shop/a-2", "10.244.0.3"), pod("shop/b-1", "10.244.0.4")];
@@ -160,6 +182,10 @@ fn objects() -> Vec<Object> {
         Object::TcpRoute(tcp_route("shop/r", &[9090])),
         Object::TrafficTarget(target("shop/t1", "a", &["shop/b"], vec![http_rule("g")])),
         Object::TrafficTarget(target("shop/t2", "b", &["shop/a"], vec![tcp_rule("r")])),
+        Object::TrafficFault(by_group("shop/f1", "g", &["a", "root"])),
+        Object::TrafficFault(by_group("shop/f2", "missing", &["b", "missing"])),
+        Object::TrafficPolicy(Box::new(limiting("shop/p1", &["a", "missing"]))),
+        Object::TrafficPolicy(Box::new(limiting("shop/p2", &["b", "a"]))),
         Object::Namespace(namespace("shop")),
         enforcing(),
     ];
@@ -205,7 +231,7 @@ proptest! {
         let deletions = deletions.iter().map(|index| Event::Delete(index.get(&order).object_ref()));
         for event in order.iter().cloned().map(Event::Apply).chain(deletions) {
             let plans = |world: &World| {
-                let services = ["shop/root", "shop/a", "shop/b"].map(service_key);
+                let services = ["shop/root", "shop/a", "shop/b", "shop/missing"].map(service_key);
                 let pods = ["shop/a-1", "shop/a-2", "shop/b-1"].map(pod_key);
                 (
                     services.map(|key| (crate::policy::outbound::service(world, &key), key)),

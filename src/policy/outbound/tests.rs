@@ -95,14 +95,14 @@ fn with_matches_only_the_requests_that_fit_are_split() {
     let group = Object::HttpRouteGroup(route_group("shop/canary", &["/api"]));
     let plan = root(&world([group, Object::TrafficSplit(by_match)]));
     assert_eq!(backends(&plan.ports[0].backends), ["root 1 10.244.0.1:8080"]);
-    let routed = plan.ports[0].routed.as_ref().expect("routed");
+    let [routed] = &plan.ports[0].routed[..] else { panic!("{plan:?}") };
     assert_eq!(backends(&routed.backends), ["v2 1 10.244.0.3:8080"]);
     assert_eq!(routed.matches.len(), 1);
     assert_eq!(plan.diagnostics[0].field, "spec.matches[1].name");
 }
 
 #[test]
-fn of_several_splits_matches_win_then_the_oldest_then_the_name() {
+fn of_several_splits_those_with_matches_come_first_and_the_oldest_of_the_others_has_the_rest() {
     let mut by_match = split("shop/z", "root", &[("v2", 1)]);
     by_match.matches = vec!["g".into()];
     by_match.created = 99;
@@ -111,16 +111,29 @@ fn of_several_splits_matches_win_then_the_oldest_then_the_name() {
     let mut old = split("shop/b", "root", &[("v2", 1)]);
     old.created = 3;
     let group = Object::HttpRouteGroup(route_group("shop/g", &["/"]));
-    let mut world = world([group, Object::TrafficSplit(young), Object::TrafficSplit(old)]);
+    let old = Object::TrafficSplit(old);
+    let mut world = world([group, Object::TrafficSplit(young), old.clone()]);
     assert_eq!(backends(&root(&world).ports[0].backends), ["v2 1 10.244.0.3:8080"]);
     let loser = &root(&world).diagnostics[0];
     assert_eq!(loser.object.as_ref().map(ToString::to_string).as_deref(), Some("TrafficSplit shop/a"));
     let by_match = Object::TrafficSplit(by_match);
     world.apply(Event::Apply(by_match.clone()));
-    assert!(root(&world).ports[0].routed.is_some());
-    assert_eq!(root(&world).diagnostics.len(), 2);
+    let mut older = split("shop/y", "root", &[("v1", 1)]);
+    older.matches = vec!["g".into()];
+    older.created = 98;
+    world.apply(Event::Apply(Object::TrafficSplit(older)));
+    let routed = |world: &World| {
+        let names = root(world).ports[0].routed.iter().map(|routed| routed.name.to_string()).collect::<Vec<_>>();
+        names.join(" ")
+    };
+    assert_eq!(routed(&world), "y z", "the older is tried first");
+    assert_eq!(backends(&root(&world).ports[0].backends), ["v2 1 10.244.0.3:8080"], "what none of them takes");
+    assert_eq!(root(&world).diagnostics.len(), 1, "only one does nothing");
     world.apply(Event::Delete(by_match.object_ref()));
-    assert_eq!(backends(&root(&world).ports[0].backends), ["v2 1 10.244.0.3:8080"], "the loser takes over");
+    assert_eq!(routed(&world), "y");
+    world.apply(Event::Delete(old.object_ref()));
+    assert_eq!(backends(&root(&world).ports[0].backends), ["v1 1 10.244.0.2:8080"], "the loser takes over");
+    assert_eq!(root(&world).diagnostics, []);
 }
 
 #[test]

@@ -7,7 +7,9 @@
 //!
 //! A Kubernetes API server would refuse much of what is an error here; a watched directory has none before it.
 
+mod attachment;
 mod config;
+mod fault;
 mod pod;
 mod protocol;
 mod re2;
@@ -15,11 +17,13 @@ mod service;
 mod smi;
 #[cfg(test)]
 mod tests;
+mod traffic_policy;
 
 use crate::mesh::Diagnostic;
 use crate::mesh::object::Object;
 
-use super::manifest::{HTTPRouteGroup, Manifest, TCPRoute, TrafficSplit, TrafficTarget};
+use super::manifest::Manifest;
+use super::versions;
 
 /// What an object comes to.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -42,44 +46,38 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
         Manifest::Pod(pod) => pod::pod(pod, &mut findings).map(Object::Pod),
         Manifest::Service(service) => service::service(service, &mut findings).map(Object::Service),
         Manifest::EndpointSlice(slice) => service::endpoint_slice(slice, &mut findings).map(Object::EndpointSlice),
-        Manifest::TrafficSplit(split) => match split {
-            TrafficSplit::V1alpha2(split) => {
-                smi::split(&split.metadata, &split.spec.service, &split.spec.backends, &[], &mut findings)
-            }
-            TrafficSplit::V1alpha4(split) => {
-                let matches = split.spec.matches.as_deref().unwrap_or_default();
-                smi::split(&split.metadata, &split.spec.service, &split.spec.backends, matches, &mut findings)
-            }
+        // Whatever version an SMI object was written in, it means what it means in the newest.
+        Manifest::TrafficSplit(split) => findings
+            .of(versions::split::hub(split))
+            .and_then(|split| smi::split(&split, &mut findings))
+            .map(Object::TrafficSplit),
+        Manifest::HTTPRouteGroup(group) => findings
+            .of(versions::routes::http_hub(group))
+            .map(|group| Object::HttpRouteGroup(smi::http_group(&group, &mut findings))),
+        Manifest::TCPRoute(route) => findings
+            .of(versions::routes::tcp_hub(route))
+            .map(|route| Object::TcpRoute(smi::tcp_route(&route, &mut findings))),
+        Manifest::UDPRoute(_) => {
+            smi::udp_route(&mut findings);
+            None
         }
-        .map(Object::TrafficSplit),
-        Manifest::HTTPRouteGroup(group) => Some(Object::HttpRouteGroup(match group {
-            HTTPRouteGroup::V1alpha3(group) => smi::http_group(&group.metadata, &group.spec.matches, &mut findings),
-            HTTPRouteGroup::V1alpha4(group) => smi::http_group(&group.metadata, &group.spec.matches, &mut findings),
-        })),
-        Manifest::TCPRoute(route) => Some(Object::TcpRoute(match route {
-            TCPRoute::V1alpha3(route) => smi::tcp_route(&route.metadata, route.spec.matches.as_ref(), &mut findings),
-            TCPRoute::V1alpha4(route) => smi::tcp_route(&route.metadata, route.spec.matches.as_ref(), &mut findings),
-        })),
-        Manifest::TrafficTarget(target) => match target {
-            TrafficTarget::V1alpha2(target) => smi::Target {
-                destination: smi::Identity::from(&target.spec.destination),
-                port: target.spec.destination.port.as_ref(),
-                sources: &target.spec.sources,
-                rules: &target.spec.rules,
-            }
-            .convert(&target.metadata, &mut findings),
-            TrafficTarget::V1alpha3(target) => smi::Target {
-                destination: smi::Identity::from(&target.spec.destination),
-                port: None,
-                sources: &target.spec.sources,
-                rules: &target.spec.rules,
-            }
-            .convert(&target.metadata, &mut findings),
+        Manifest::TrafficTarget(target) => findings
+            .of(versions::target::hub(target))
+            .and_then(|target| smi::target(&target, &mut findings))
+            .map(Object::TrafficTarget),
+        Manifest::TrafficFault(fault) => fault::fault(fault, &mut findings).map(Object::TrafficFault),
+        Manifest::TrafficPolicy(policy) => {
+            traffic_policy::policy(policy, &mut findings).map(Box::new).map(Object::TrafficPolicy)
         }
-        .map(Object::TrafficTarget),
         Manifest::MeshConfig(config) => config::mesh_config(config, &mut findings).map(Object::MeshConfig),
     };
-    let name = |found: Vec<Diagnostic>| found.into_iter().map(|d| d.about(manifest.object_ref())).collect::<Vec<_>>();
+    let name = |found: Vec<Diagnostic>| {
+        let as_written = |found: Diagnostic| Diagnostic {
+            field: versions::field_as_written(manifest, found.field.clone()),
+            ..found.about(manifest.object_ref())
+        };
+        found.into_iter().map(as_written).collect::<Vec<_>>()
+    };
     match findings.errors.is_empty() {
         true => Ok(Converted { object, warnings: name(findings.warnings) }),
         false => Err(name(findings.errors)),
@@ -100,6 +98,11 @@ impl Findings {
 
     fn warning(&mut self, field: impl Into<String>, reason: impl Into<String>, help: impl Into<String>) {
         self.warnings.push(Diagnostic::warning(field, reason, help));
+    }
+
+    /// What came out well; else its errors are kept.
+    fn of<T>(&mut self, result: Result<T, Vec<Diagnostic>>) -> Option<T> {
+        result.map_err(|errors| self.errors.extend(errors)).ok()
     }
 
     /// `value` as a port, or an error.

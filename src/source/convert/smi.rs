@@ -1,25 +1,21 @@
-//! The SMI kinds, whichever version they were written in.
+//! The SMI kinds, each in its newest version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::mesh::object::{HttpMatch, HttpRouteGroup, SplitBackend, TargetRule, TcpRoute, TrafficSplit, TrafficTarget};
 use crate::mesh::{Namespace, ServiceAccountKey, ServiceKey};
-use crate::source::manifest::smi::{self, target_v1alpha2};
+use crate::source::manifest::smi::{http, layer4, split, target};
+use crate::source::versions;
 
 use super::{Findings, name_of, namespace_of, re2};
 
 /// A TrafficSplit.
-pub(super) fn split(
-    metadata: &ObjectMeta,
-    service: &str,
-    backends: &[smi::Backend],
-    matches: &[smi::LocalReference],
-    findings: &mut Findings,
-) -> Option<TrafficSplit> {
+pub(super) fn split(split: &split::v1alpha4::TrafficSplit, findings: &mut Findings) -> Option<TrafficSplit> {
+    let split::v1alpha4::TrafficSplit { metadata, spec } = split;
+    let split::v1alpha4::TrafficSplitSpec { service, backends, matches } = spec;
     let namespace = namespace_of(metadata);
     let root = root(service, &namespace, findings);
     if backends.is_empty() {
@@ -64,7 +60,7 @@ pub(super) fn split(
             "give a backend a weight, or delete the split",
         );
     }
-    let matches = matches.iter().enumerate().filter_map(|(index, reference)| {
+    let matches = matches.iter().flatten().enumerate().filter_map(|(index, reference)| {
         if reference.kind == "HTTPRouteGroup" {
             return Some(reference.name.as_str().into());
         }
@@ -109,13 +105,14 @@ fn root(service: &str, namespace: &Namespace, findings: &mut Findings) -> Option
     Some(ServiceKey::new(namespace.clone(), name))
 }
 
-fn is_service_name(name: &str) -> bool {
+pub(super) fn is_service_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=63).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 /// An HTTPRouteGroup. A match that cannot be used is left out, which can only narrow what is allowed or split.
-pub(super) fn http_group(metadata: &ObjectMeta, matches: &[smi::HttpMatch], findings: &mut Findings) -> HttpRouteGroup {
+pub(super) fn http_group(group: &http::v1alpha4::HTTPRouteGroup, findings: &mut Findings) -> HttpRouteGroup {
+    let matches = &group.spec.matches;
     if matches.is_empty() {
         findings.warning("spec.matches", "the group has no match, so no request belongs to it", "add a match");
     }
@@ -132,11 +129,11 @@ pub(super) fn http_group(metadata: &ObjectMeta, matches: &[smi::HttpMatch], find
         }
         converted.extend(http_match(&field, one, findings));
     }
-    HttpRouteGroup { namespace: namespace_of(metadata), name: name_of(metadata), matches: converted }
+    HttpRouteGroup { namespace: namespace_of(&group.metadata), name: name_of(&group.metadata), matches: converted }
 }
 
 /// The match, or `None` and the warnings that say why.
-fn http_match(field: &str, one: &smi::HttpMatch, findings: &mut Findings) -> Option<HttpMatch> {
+pub(super) fn http_match(field: &str, one: &http::HttpMatch, findings: &mut Findings) -> Option<HttpMatch> {
     let before = findings.warnings.len();
     let path_regex = one.path_regex.clone().filter(|regex| !regex.is_empty());
     if let Some(regex) = &path_regex {
@@ -166,7 +163,7 @@ fn http_match(field: &str, one: &smi::HttpMatch, findings: &mut Findings) -> Opt
     for (index, (name, regex)) in listed.flat_map(|(index, map)| map.iter().map(move |entry| (index, entry))) {
         let field = format!("{field}.headers[{index}].{name}");
         let lower = name.to_ascii_lowercase();
-        if http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
+        if ::http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
             findings.warning(
                 &field,
                 format!("`{name}` is not a header's name, and the match is left out"),
@@ -209,19 +206,20 @@ fn shortened(text: &str) -> String {
 }
 
 /// A TCPRoute.
-pub(super) fn tcp_route(metadata: &ObjectMeta, matches: Option<&smi::TcpMatch>, findings: &mut Findings) -> TcpRoute {
-    let ports = matches.map(|matches| matches.ports.as_slice()).unwrap_or_default();
+pub(super) fn tcp_route(route: &layer4::v1alpha4::TCPRoute, findings: &mut Findings) -> TcpRoute {
+    let ports = route.spec.matches.as_ref().map(|matches| matches.ports.as_slice()).unwrap_or_default();
     let port = |(index, port): (usize, &i32)| findings.port(&format!("spec.matches.ports[{index}]"), *port);
     let ports = ports.iter().enumerate().filter_map(port).collect();
-    TcpRoute { namespace: namespace_of(metadata), name: name_of(metadata), ports }
+    TcpRoute { namespace: namespace_of(&route.metadata), name: name_of(&route.metadata), ports }
 }
 
-/// What a TrafficTarget of any version says.
-pub(super) struct Target<'a> {
-    pub(super) destination: Identity<'a>,
-    pub(super) port: Option<&'a IntOrString>,
-    pub(super) sources: &'a [smi::Subject],
-    pub(super) rules: &'a [smi::Rule],
+/// A UDPRoute, which comes to nothing.
+pub(super) fn udp_route(findings: &mut Findings) {
+    findings.warning(
+        "spec",
+        "UDP does not go through the sidecars, so this route neither allows nor denies anything",
+        "use a NetworkPolicy for UDP",
+    );
 }
 
 /// A reference to a ServiceAccount.
@@ -231,20 +229,20 @@ pub(super) struct Identity<'a> {
     namespace: Option<&'a str>,
 }
 
-impl<'a> From<&'a smi::Subject> for Identity<'a> {
-    fn from(subject: &'a smi::Subject) -> Self {
+impl<'a> From<&'a target::Subject> for Identity<'a> {
+    fn from(subject: &'a target::Subject) -> Self {
         Self { kind: &subject.kind, name: &subject.name, namespace: subject.namespace.as_deref() }
     }
 }
 
-impl<'a> From<&'a target_v1alpha2::PortSubject> for Identity<'a> {
-    fn from(subject: &'a target_v1alpha2::PortSubject) -> Self {
+impl<'a> From<&'a target::Destination> for Identity<'a> {
+    fn from(subject: &'a target::Destination) -> Self {
         Self { kind: &subject.kind, name: &subject.name, namespace: subject.namespace.as_deref() }
     }
 }
 
 impl Identity<'_> {
-    fn account(&self, field: &str, own: &Namespace, findings: &mut Findings) -> Option<ServiceAccountKey> {
+    pub(super) fn account(&self, field: &str, own: &Namespace, findings: &mut Findings) -> Option<ServiceAccountKey> {
         if self.kind != "ServiceAccount" {
             findings.error(
                 format!("{field}.kind"),
@@ -262,63 +260,79 @@ impl Identity<'_> {
     }
 }
 
-impl Target<'_> {
-    /// The TrafficTarget; `None` when it would open another namespace's workloads.
-    pub(super) fn convert(&self, metadata: &ObjectMeta, findings: &mut Findings) -> Option<TrafficTarget> {
-        let namespace = namespace_of(metadata);
-        let destination = self.destination.account("spec.destination", &namespace, findings);
-        let port = self.port(findings);
-        let sources = self.sources.iter().enumerate().filter_map(|(index, source)| {
-            Identity::from(source).account(&format!("spec.sources[{index}]"), &namespace, findings)
-        });
-        let sources = sources.collect::<BTreeSet<_>>();
-        if self.sources.is_empty() {
-            findings.warning("spec.sources", "there is no source, so nobody is allowed", "name a ServiceAccount");
-        }
-        let rules = self.rules(findings);
-        let destination = destination?;
-        if destination.namespace != namespace {
-            findings.warning(
-                "spec.destination.namespace",
-                format!("the destination is not in the target's namespace, {namespace}, and the target is ignored"),
-                format!("move the TrafficTarget to the namespace {}", destination.namespace),
-            );
-            return None;
-        }
-        Some(TrafficTarget { namespace, name: name_of(metadata), destination, port, sources, rules })
+/// A TrafficTarget; `None` when it would open another namespace's workloads.
+pub(super) fn target(target: &target::v1alpha3::TrafficTarget, findings: &mut Findings) -> Option<TrafficTarget> {
+    let target::v1alpha3::TrafficTarget { metadata, spec } = target;
+    let namespace = namespace_of(metadata);
+    let destination = Identity::from(&spec.destination).account("spec.destination", &namespace, findings);
+    let port = findings.of(versions::target::port(metadata)).flatten();
+    let port = port.and_then(|port| target_port(&port, findings));
+    let sources = spec.sources.iter().enumerate().filter_map(|(index, source)| {
+        Identity::from(source).account(&format!("spec.sources[{index}]"), &namespace, findings)
+    });
+    let sources = sources.collect::<BTreeSet<_>>();
+    if spec.sources.is_empty() {
+        findings.warning("spec.sources", "there is no source, so nobody is allowed", "name a ServiceAccount");
     }
-
-    fn port(&self, findings: &mut Findings) -> Option<u16> {
-        let field = "spec.destination.port";
-        match self.port? {
-            IntOrString::Int(number) => findings.port(field, *number),
-            IntOrString::String(text) => match text.parse() {
-                Ok(number) => findings.port(field, number),
-                Err(_) => {
-                    findings.error(field, format!("`{text}` is not a port"), "use a number from 1 to 65535");
-                    None
-                }
-            },
-        }
+    let rules = target_rules(&spec.rules, findings);
+    let destination = destination?;
+    if destination.namespace != namespace {
+        findings.warning(
+            "spec.destination.namespace",
+            format!("the destination is not in the target's namespace, {namespace}, and the target is ignored"),
+            format!("move the TrafficTarget to the namespace {}", destination.namespace),
+        );
+        return None;
     }
+    Some(TrafficTarget { namespace, name: name_of(metadata), destination, port, sources, rules })
+}
 
-    fn rules(&self, findings: &mut Findings) -> Vec<TargetRule> {
-        let rule = |(index, rule): (usize, &smi::Rule)| match rule.kind.as_str() {
-            "HTTPRouteGroup" => {
-                let names = rule.matches.as_ref();
-                let names = names.map(|names| names.iter().map(|name| Arc::from(name.as_str())).collect());
-                Some(TargetRule::Http(rule.name.as_str().into(), names))
-            }
-            "TCPRoute" => Some(TargetRule::Tcp(rule.name.as_str().into())),
-            kind => {
-                findings.error(
-                    format!("spec.rules[{index}].kind"),
-                    format!("a rule cannot name a {kind}"),
-                    "name an HTTPRouteGroup or a TCPRoute",
-                );
+/// The port that an older version can name. When it is none, that is an error, since without it every port is opened.
+fn target_port(port: &IntOrString, findings: &mut Findings) -> Option<u16> {
+    let field = format!("metadata.annotations.{}", versions::PORT);
+    match port {
+        IntOrString::Int(number) => findings.port(&field, *number),
+        IntOrString::String(text) => match text.parse() {
+            Ok(number) => findings.port(&field, number),
+            Err(_) => {
+                findings.error(field, format!("`{text}` is not a port"), "use a number from 1 to 65535");
                 None
             }
-        };
-        self.rules.iter().enumerate().filter_map(rule).collect()
+        },
     }
+}
+
+fn target_rules(rules: &[target::Rule], findings: &mut Findings) -> Vec<TargetRule> {
+    if rules.is_empty() {
+        findings.warning(
+            "spec.rules",
+            "there is no rule, so nothing is allowed",
+            "name an HTTPRouteGroup or a TCPRoute",
+        );
+    }
+    let rule = |(index, rule): (usize, &target::Rule)| match rule.kind.as_str() {
+        "HTTPRouteGroup" => {
+            let names = rule.matches.as_ref();
+            let names = names.map(|names| names.iter().map(|name| Arc::from(name.as_str())).collect());
+            Some(TargetRule::Http(rule.name.as_str().into(), names))
+        }
+        "TCPRoute" => Some(TargetRule::Tcp(rule.name.as_str().into())),
+        "UDPRoute" => {
+            findings.warning(
+                format!("spec.rules[{index}].kind"),
+                "UDP does not go through the sidecars, so this rule allows nothing",
+                "remove the rule, and use a NetworkPolicy for UDP",
+            );
+            None
+        }
+        kind => {
+            findings.error(
+                format!("spec.rules[{index}].kind"),
+                format!("a rule cannot name a {kind}"),
+                "name an HTTPRouteGroup or a TCPRoute",
+            );
+            None
+        }
+    };
+    rules.iter().enumerate().filter_map(rule).collect()
 }

@@ -221,6 +221,40 @@ fn a_split_of_v1alpha4_has_matches() {
 }
 
 #[test]
+fn the_oldest_versions_mean_what_the_newest_mean() {
+    let weights = |version: &str, first: &str, second: &str| {
+        let spec =
+            format!("{{service: cart, backends: [{{service: a, weight: {first}}}, {{service: b, weight: {second}}}]}}");
+        split(version, &spec).backends.iter().map(|backend| backend.weight).collect::<Vec<_>>()
+    };
+    assert_eq!(weights("v1alpha1", "1", "500m"), [1000, 500]);
+    assert_eq!(weights("v1alpha1", "0.5", "'2'"), [500, 2000]);
+    assert_eq!(weights("v1alpha1", "90", "10"), weights("v1alpha4", "90", "10.0"));
+
+    let specs = |version: &str, kind: &str, body: &str| {
+        clean(&format!(
+            "apiVersion: specs.smi-spec.io/{version}\nkind: {kind}\nmetadata: {{name: x, namespace: shop}}\n{body}\n"
+        ))
+    };
+    let matches = "matches: [{name: a, pathRegex: /a, headers: {x-user: b}}]";
+    let newest = specs("v1alpha4", "HTTPRouteGroup", &format!("spec: {{{matches}}}"));
+    for version in ["v1alpha1", "v1alpha2"] {
+        assert_eq!(specs(version, "HTTPRouteGroup", matches), newest, "{version}: headers narrow it");
+    }
+    let every = specs("v1alpha4", "TCPRoute", "spec: {matches: {ports: []}}");
+    for (version, body) in [("v1alpha1", ""), ("v1alpha2", ""), ("v1alpha3", "spec: {}")] {
+        assert_eq!(specs(version, "TCPRoute", body), every, "{version}");
+    }
+
+    let body = "destination: {kind: ServiceAccount, name: db, port: 80}, sources: [{kind: ServiceAccount, name: web}]";
+    let rule = "[{kind: TCPRoute, name: x}]";
+    let head = "apiVersion: access.smi-spec.io/v1alpha1\nkind: TrafficTarget\nmetadata: {name: t, namespace: shop}\n";
+    let old = clean(&format!("{head}{}\nspecs: {rule}\n", body.replace(", sources", "\nsources")));
+    let new = target("v1alpha2", &format!("{{{body}, rules: {rule}}}"));
+    assert_eq!(old, Some(Object::TrafficTarget(new)));
+}
+
+#[test]
 fn headers_are_read_as_a_list_and_as_a_map() {
     for headers in ["[{User-Agent: curl.*}, {host: a}]", "{User-Agent: curl.*, host: a}"] {
         let object = clean(&format!(
@@ -260,7 +294,7 @@ fn a_target_keeps_its_port_its_sources_and_its_rules() {
     };
     let old = target("v1alpha2", &spec(", port: 8080"));
     assert_eq!(old.port, Some(8080));
-    assert_eq!(target("v1alpha2", &spec(", port: '8080'")), old, "v1alpha1's SDK writes it as text");
+    assert_eq!(target("v1alpha2", &spec(", port: '8080'")), old, "it may be written as text");
     let new = target("v1alpha3", &spec(""));
     assert_eq!(new.port, None);
     assert_eq!(new.destination, ServiceAccountKey::new("shop", "db"));

@@ -4,7 +4,9 @@
 //! playground, which acts as the API server of its pods, makes them itself and writes them with [`Manifest::to_yaml`].
 
 pub mod config;
+pub mod fault;
 pub mod smi;
+pub mod traffic_policy;
 
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -17,6 +19,11 @@ use serde_json::Value;
 
 use crate::mesh::{Kind, ObjectRef};
 use config::MeshConfig;
+use fault::TrafficFault;
+use smi::layer4::v1alpha4::UDPRoute;
+use traffic_policy::TrafficPolicy;
+
+pub use smi::{HTTPRouteGroup, TCPRoute, TrafficSplit, TrafficTarget};
 
 /// One object of a kind that Weft reads.
 #[derive(Clone, PartialEq, Debug)]
@@ -31,40 +38,11 @@ pub enum Manifest {
     TrafficSplit(TrafficSplit),
     HTTPRouteGroup(HTTPRouteGroup),
     TCPRoute(TCPRoute),
+    UDPRoute(Box<UDPRoute>),
     TrafficTarget(TrafficTarget),
+    TrafficFault(Box<TrafficFault>),
+    TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(Box<MeshConfig>),
-}
-
-/// A TrafficSplit in the version it was written in.
-#[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs, reason = "each variant holds the version of the same name")]
-pub enum TrafficSplit {
-    V1alpha2(Box<smi::split_v1alpha2::TrafficSplit>),
-    V1alpha4(Box<smi::split_v1alpha4::TrafficSplit>),
-}
-
-/// An HTTPRouteGroup in the version it was written in.
-#[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs, reason = "each variant holds the version of the same name")]
-pub enum HTTPRouteGroup {
-    V1alpha3(Box<smi::http_v1alpha3::HTTPRouteGroup>),
-    V1alpha4(Box<smi::http_v1alpha4::HTTPRouteGroup>),
-}
-
-/// A TCPRoute in the version it was written in.
-#[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs, reason = "each variant holds the version of the same name")]
-pub enum TCPRoute {
-    V1alpha3(Box<smi::tcp_v1alpha3::TCPRoute>),
-    V1alpha4(Box<smi::tcp_v1alpha4::TCPRoute>),
-}
-
-/// A TrafficTarget in the version it was written in.
-#[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs, reason = "each variant holds the version of the same name")]
-pub enum TrafficTarget {
-    V1alpha2(Box<smi::target_v1alpha2::TrafficTarget>),
-    V1alpha3(Box<smi::target_v1alpha3::TrafficTarget>),
 }
 
 /// Runs `$body` with `$object` bound to the Kubernetes object within `$manifest`, whichever its type.
@@ -77,14 +55,24 @@ macro_rules! each {
             Manifest::Deployment($object) => $body,
             Manifest::Service($object) => $body,
             Manifest::EndpointSlice($object) => $body,
+            Manifest::TrafficSplit(TrafficSplit::V1alpha1($object)) => $body,
             Manifest::TrafficSplit(TrafficSplit::V1alpha2($object)) => $body,
+            Manifest::TrafficSplit(TrafficSplit::V1alpha3($object)) => $body,
             Manifest::TrafficSplit(TrafficSplit::V1alpha4($object)) => $body,
+            Manifest::HTTPRouteGroup(HTTPRouteGroup::V1alpha1($object)) => $body,
+            Manifest::HTTPRouteGroup(HTTPRouteGroup::V1alpha2($object)) => $body,
             Manifest::HTTPRouteGroup(HTTPRouteGroup::V1alpha3($object)) => $body,
             Manifest::HTTPRouteGroup(HTTPRouteGroup::V1alpha4($object)) => $body,
+            Manifest::TCPRoute(TCPRoute::V1alpha1($object)) => $body,
+            Manifest::TCPRoute(TCPRoute::V1alpha2($object)) => $body,
             Manifest::TCPRoute(TCPRoute::V1alpha3($object)) => $body,
             Manifest::TCPRoute(TCPRoute::V1alpha4($object)) => $body,
+            Manifest::UDPRoute($object) => $body,
+            Manifest::TrafficTarget(TrafficTarget::V1alpha1($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha2($object)) => $body,
             Manifest::TrafficTarget(TrafficTarget::V1alpha3($object)) => $body,
+            Manifest::TrafficFault($object) => $body,
+            Manifest::TrafficPolicy($object) => $body,
             Manifest::MeshConfig($object) => $body,
         }
     };
@@ -103,7 +91,10 @@ impl Manifest {
             Self::TrafficSplit(_) => Kind::TrafficSplit,
             Self::HTTPRouteGroup(_) => Kind::HTTPRouteGroup,
             Self::TCPRoute(_) => Kind::TCPRoute,
+            Self::UDPRoute(_) => Kind::UDPRoute,
             Self::TrafficTarget(_) => Kind::TrafficTarget,
+            Self::TrafficFault(_) => Kind::TrafficFault,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
@@ -152,14 +143,24 @@ impl Manifest {
             Version::Deployment => Self::Deployment(typed(json)?),
             Version::Service => Self::Service(typed(json)?),
             Version::EndpointSlice => Self::EndpointSlice(typed(json)?),
+            Version::TrafficSplitV1alpha1 => Self::TrafficSplit(TrafficSplit::V1alpha1(typed(json)?)),
             Version::TrafficSplitV1alpha2 => Self::TrafficSplit(TrafficSplit::V1alpha2(typed(json)?)),
+            Version::TrafficSplitV1alpha3 => Self::TrafficSplit(TrafficSplit::V1alpha3(typed(json)?)),
             Version::TrafficSplitV1alpha4 => Self::TrafficSplit(TrafficSplit::V1alpha4(typed(json)?)),
+            Version::HTTPRouteGroupV1alpha1 => Self::HTTPRouteGroup(HTTPRouteGroup::V1alpha1(typed(json)?)),
+            Version::HTTPRouteGroupV1alpha2 => Self::HTTPRouteGroup(HTTPRouteGroup::V1alpha2(typed(json)?)),
             Version::HTTPRouteGroupV1alpha3 => Self::HTTPRouteGroup(HTTPRouteGroup::V1alpha3(typed(json)?)),
             Version::HTTPRouteGroupV1alpha4 => Self::HTTPRouteGroup(HTTPRouteGroup::V1alpha4(typed(json)?)),
+            Version::TCPRouteV1alpha1 => Self::TCPRoute(TCPRoute::V1alpha1(typed(json)?)),
+            Version::TCPRouteV1alpha2 => Self::TCPRoute(TCPRoute::V1alpha2(typed(json)?)),
             Version::TCPRouteV1alpha3 => Self::TCPRoute(TCPRoute::V1alpha3(typed(json)?)),
             Version::TCPRouteV1alpha4 => Self::TCPRoute(TCPRoute::V1alpha4(typed(json)?)),
+            Version::UDPRouteV1alpha4 => Self::UDPRoute(typed(json)?),
+            Version::TrafficTargetV1alpha1 => Self::TrafficTarget(TrafficTarget::V1alpha1(typed(json)?)),
             Version::TrafficTargetV1alpha2 => Self::TrafficTarget(TrafficTarget::V1alpha2(typed(json)?)),
             Version::TrafficTargetV1alpha3 => Self::TrafficTarget(TrafficTarget::V1alpha3(typed(json)?)),
+            Version::TrafficFault => Self::TrafficFault(typed(json)?),
+            Version::TrafficPolicy => Self::TrafficPolicy(typed(json)?),
             Version::MeshConfig => Self::MeshConfig(typed(json)?),
         })
     }
@@ -195,32 +196,52 @@ pub(crate) enum Version {
     Deployment,
     Service,
     EndpointSlice,
+    TrafficSplitV1alpha1,
     TrafficSplitV1alpha2,
+    TrafficSplitV1alpha3,
     TrafficSplitV1alpha4,
+    HTTPRouteGroupV1alpha1,
+    HTTPRouteGroupV1alpha2,
     HTTPRouteGroupV1alpha3,
     HTTPRouteGroupV1alpha4,
+    TCPRouteV1alpha1,
+    TCPRouteV1alpha2,
     TCPRouteV1alpha3,
     TCPRouteV1alpha4,
+    UDPRouteV1alpha4,
+    TrafficTargetV1alpha1,
     TrafficTargetV1alpha2,
     TrafficTargetV1alpha3,
+    TrafficFault,
+    TrafficPolicy,
     MeshConfig,
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 15] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 25] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
     (Kind::Deployment, Deployment::API_VERSION, Version::Deployment),
     (Kind::Service, Service::API_VERSION, Version::Service),
     (Kind::EndpointSlice, EndpointSlice::API_VERSION, Version::EndpointSlice),
+    (Kind::TrafficSplit, "split.smi-spec.io/v1alpha1", Version::TrafficSplitV1alpha1),
     (Kind::TrafficSplit, "split.smi-spec.io/v1alpha2", Version::TrafficSplitV1alpha2),
+    (Kind::TrafficSplit, "split.smi-spec.io/v1alpha3", Version::TrafficSplitV1alpha3),
     (Kind::TrafficSplit, "split.smi-spec.io/v1alpha4", Version::TrafficSplitV1alpha4),
+    (Kind::HTTPRouteGroup, "specs.smi-spec.io/v1alpha1", Version::HTTPRouteGroupV1alpha1),
+    (Kind::HTTPRouteGroup, "specs.smi-spec.io/v1alpha2", Version::HTTPRouteGroupV1alpha2),
     (Kind::HTTPRouteGroup, "specs.smi-spec.io/v1alpha3", Version::HTTPRouteGroupV1alpha3),
     (Kind::HTTPRouteGroup, "specs.smi-spec.io/v1alpha4", Version::HTTPRouteGroupV1alpha4),
+    (Kind::TCPRoute, "specs.smi-spec.io/v1alpha1", Version::TCPRouteV1alpha1),
+    (Kind::TCPRoute, "specs.smi-spec.io/v1alpha2", Version::TCPRouteV1alpha2),
     (Kind::TCPRoute, "specs.smi-spec.io/v1alpha3", Version::TCPRouteV1alpha3),
     (Kind::TCPRoute, "specs.smi-spec.io/v1alpha4", Version::TCPRouteV1alpha4),
+    (Kind::UDPRoute, "specs.smi-spec.io/v1alpha4", Version::UDPRouteV1alpha4),
+    (Kind::TrafficTarget, "access.smi-spec.io/v1alpha1", Version::TrafficTargetV1alpha1),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha2", Version::TrafficTargetV1alpha2),
     (Kind::TrafficTarget, "access.smi-spec.io/v1alpha3", Version::TrafficTargetV1alpha3),
+    (Kind::TrafficFault, "weft.dev/v1alpha1", Version::TrafficFault),
+    (Kind::TrafficPolicy, "weft.dev/v1alpha1", Version::TrafficPolicy),
     (Kind::MeshConfig, "weft.dev/v1alpha1", Version::MeshConfig),
 ];

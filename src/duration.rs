@@ -1,4 +1,4 @@
-//! Durations as people write them: `50ms`, `1.5s`, `2m`.
+//! Durations as people write them: `50ms`, `1.5s`, `2m`, `1h30m` (Gateway API, GEP-2257).
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub struct HumanDuration(pub Duration);
 
 /// The text is no duration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0:?} is not a duration: write a number with its unit, as in 50ms, 1.5s, 2m or 1h")]
+#[error("{0:?} is not a duration; write a number with its unit, as in 50ms, 1.5s, 2m or 1h30m")]
 pub struct NotADuration(String);
 
 const UNITS: [(&str, f64); 7] =
@@ -24,15 +24,21 @@ impl FromStr for HumanDuration {
 
     fn from_str(text: &str) -> Result<Self, NotADuration> {
         let refused = || NotADuration(text.to_owned());
-        let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(number_ends);
-        let number: f64 = number.parse().map_err(|_| refused())?;
-        let seconds = match UNITS.iter().find(|(name, _)| *name == unit) {
-            Some((_, seconds)) => *seconds,
-            None if unit.is_empty() && number == 0.0 => 1.0,
-            None => return Err(refused()),
-        };
-        Duration::try_from_secs_f64(number * seconds).map(Self).map_err(|_| refused())
+        if text == "0" {
+            return Ok(Self::default());
+        }
+        let (mut seconds, mut rest) = (0.0, text);
+        while !rest.is_empty() || text.is_empty() {
+            let number_ends = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let (number, unit) = rest.split_at(number_ends);
+            let unit_ends = unit.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit.len());
+            let (unit, more) = unit.split_at(unit_ends);
+            let number: f64 = number.parse().map_err(|_| refused())?;
+            let (_, worth) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?;
+            seconds += number * worth;
+            rest = more;
+        }
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| refused())
     }
 }
 
@@ -62,15 +68,28 @@ mod tests {
 
     #[test]
     fn reads_a_number_with_its_unit() {
-        for (text, milliseconds) in [("50ms", 50), ("1.5s", 1500), ("2m", 120_000), ("1h", 3_600_000), ("0", 0)] {
+        for (text, milliseconds) in [("50ms", 50), ("1.5s", 1500), ("2m", 120_000), ("1h30m", 5_400_000), ("0", 0)] {
             assert_eq!(text.parse(), Ok(HumanDuration(Duration::from_millis(milliseconds))), "{text}");
         }
     }
 
     #[test]
     fn refuses_what_is_no_duration() {
-        for text in ["", "5", "ms", "-1s", "1 s", "1e9s", "1..5s", "5days", "99999999999999999999999999h", "NaNs", "١s"]
-        {
+        for text in [
+            "",
+            "5",
+            "ms",
+            "-1s",
+            "1 s",
+            "1e9s",
+            "1..5s",
+            "5days",
+            "1h30",
+            "h1m",
+            "99999999999999999999999999h",
+            "NaNs",
+            "١s",
+        ] {
             assert!(text.parse::<HumanDuration>().is_err(), "{text}");
         }
     }
