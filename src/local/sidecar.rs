@@ -164,12 +164,15 @@ impl Sidecar {
         }
     }
 
-    /// What the labels of its metrics say of its own side of a hop (`envoy::metrics`).
+    /// Who it is, for the faults that it is to suffer (`envoy::fault`) and for the labels of its metrics (`envoy::metrics`).
     fn environment(&self) -> Vec<(String, String)> {
         let spec = &self.pod.spec;
         let version = spec.version.clone().map(|version| ("WEFT_VERSION", version));
-        let names =
-            [("WEFT_NAMESPACE", spec.key.namespace.to_string()), ("WEFT_WORKLOAD", spec.workload.name.to_string())];
+        let names = [
+            (SERVICE_ACCOUNT_VARIABLE, spec.account.to_string()),
+            ("WEFT_NAMESPACE", spec.key.namespace.to_string()),
+            ("WEFT_WORKLOAD", spec.workload.name.to_string()),
+        ];
         names.into_iter().chain(version).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 

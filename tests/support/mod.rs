@@ -56,23 +56,24 @@ pub(crate) fn readable(resource: &Resource) -> serde_json::Value {
     let message = DynamicMessage::decode(descriptor, resource.body.clone()).expect("its own encoding");
     let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
     let mut json = message.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON");
-    sort_metadata(&mut json);
+    sort_maps(&mut json);
     json
 }
 
-/// The one map whose entries are several, and which comes in any order.
-fn sort_metadata(json: &mut serde_json::Value) {
+/// The maps whose entries are several: they are read in any order.
+fn sort_maps(json: &mut serde_json::Value) {
     match json {
         serde_json::Value::Object(fields) => {
             for (name, field) in fields {
-                if name == "filter_metadata" {
-                    field.sort_all_objects();
-                } else {
-                    sort_metadata(field);
+                match (name.as_str(), &mut *field) {
+                    ("filter_metadata", _) => field.sort_all_objects(),
+                    ("map", serde_json::Value::Object(entries)) => entries.sort_keys(),
+                    _ => {}
                 }
+                sort_maps(field);
             }
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(sort_metadata),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(sort_maps),
         _ => {}
     }
 }
