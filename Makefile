@@ -27,6 +27,7 @@ test: setup-all ## Run every test and print how many passed and failed
 	@e2e/scripts/test
 
 e2e: setup-all ## Run every scenario on stock Envoys, the slow ones too, and write target/e2e/report.json
+	@e2e/scripts/jaeger
 	cargo build --locked --bin weft
 	rm -rf target/e2e/scenarios
 	status=0; cargo test --locked --package weft-e2e --features slow --no-fail-fast || status=1; \

@@ -26,6 +26,8 @@ fn as_json(builder: Builder) -> Builder {
         "HeldBack",
         "ObjectName",
         "PodName",
+        "ListDenialsResponse",
+        "Denial",
     ];
     let fields = [
         ("ObjectDelivery", &[("state", "state"), ("changed_at", "time")][..]),
@@ -33,6 +35,7 @@ fn as_json(builder: Builder) -> Builder {
         ("Answers", &[("took", "seconds")]),
         ("ResourceRefusal", &[("at", "time"), ("type", "resource_type")]),
         ("HeldBack", &[("at", "time"), ("type", "resource_type")]),
+        ("Denial", &[("first_at", "time"), ("last_at", "time")]),
     ];
     let builder = messages.into_iter().fold(builder, |builder, message| {
         builder.type_attribute(format!(".weft.inspect.v1.{message}"), "#[derive(serde::Serialize)]")

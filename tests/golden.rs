@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -105,6 +105,7 @@ fn takes_it_without_a_warning(envoy: &Path, generation: Generation) {
         let resources = support::translate(&input);
         std::fs::write(&bootstrap, bootstrap_with(&resources, generation).encode_to_vec()).expect("written");
         let output = Command::new(envoy)
+            .env("OTEL_RESOURCE_ATTRIBUTES", "service.name=cart.shop")
             .args(["--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c"])
             .arg(&bootstrap)
             .output()
@@ -129,9 +130,16 @@ fn bootstrap_with(resources: &BTreeMap<(ResourceType, String), Arc<Resource>>, g
     listeners.extend(of(ResourceType::Route).map(routes_in_a_listener));
     let mut clusters: Vec<Cluster> =
         of(ResourceType::Cluster).map(|r| Cluster::decode(r.body.clone()).expect("a cluster")).collect();
+    // Those that each pod has for itself are the same.
+    let mut names = BTreeSet::new();
+    clusters.retain(|cluster| names.insert(cluster.name.clone()));
     // A static cluster of a bootstrap is made before the stream that its secrets come over, and Envoy 1.40 ends with a
     // segmentation fault. Over CDS it is made after it: e2e calls pods by their addresses.
-    for cluster in clusters.iter_mut().filter(|cluster| cluster.load_assignment.is_some()) {
+    let of_addresses = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+    let with_secrets = |cluster: &&mut Cluster| {
+        cluster.cluster_discovery_type == of_addresses && !cluster.transport_socket_matches.is_empty()
+    };
+    for cluster in clusters.iter_mut().filter(with_secrets) {
         cluster.load_assignment = None;
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
         cluster.eds_cluster_config = Some(EdsClusterConfig {

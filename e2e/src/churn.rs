@@ -7,7 +7,6 @@
 //! ```
 
 mod changes;
-mod held;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +16,8 @@ use anyhow::Context;
 
 pub use self::changes::Discovery;
 use self::changes::{Change, Pods, Step};
-use self::held::Held;
 use self::watch::Watch;
+use crate::held::Held;
 use crate::load::{Load, Summary};
 use crate::mesh::{Mesh, PATIENCE};
 use crate::scenario::Scenarios;

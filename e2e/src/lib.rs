@@ -7,6 +7,7 @@
 
 pub mod checks;
 pub mod churn;
+pub mod held;
 pub mod inspection;
 pub mod load;
 pub mod mesh;

@@ -47,7 +47,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Counts one call, whose outcome is for the scenario to judge.
-    pub(crate) fn call(&self) {
+    pub fn call(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use tonic::metadata::{AsciiMetadataKey, MetadataMap};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::RESPONDER_HEADER;
 use super::proto::echo_server::Echo;
@@ -16,11 +16,14 @@ use super::workload::{Workload, shown};
 /// How many answers a stream gives at most.
 const MAX_COUNT: u32 = 10_000;
 
+type Answers = Pin<Box<dyn Stream<Item = Result<EchoResponse, Status>> + Send>>;
+
 pub(super) struct EchoService(pub(super) Arc<Workload>);
 
 #[tonic::async_trait]
 impl Echo for EchoService {
-    type EchoStreamStream = Pin<Box<dyn Stream<Item = Result<EchoResponse, Status>> + Send>>;
+    type EchoStreamStream = Answers;
+    type EchoChatStream = Answers;
 
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
         let headers = shown(request.metadata().as_ref());
@@ -38,6 +41,19 @@ impl Echo for EchoService {
         let answers = futures::stream::iter(1..=count.max(1)).then(move |sequence| {
             let (workload, headers, message) = (workload.clone(), headers.clone(), message.clone());
             async move { answer(&workload, &headers, &message, sequence).await }
+        });
+        Ok(self.named(answers.boxed()))
+    }
+
+    async fn echo_chat(
+        &self,
+        request: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<Self::EchoChatStream>, Status> {
+        let headers = Arc::new(shown(request.metadata().as_ref()));
+        let workload = self.0.clone();
+        let answers = request.into_inner().zip(futures::stream::iter(1..)).then(move |(asked, sequence)| {
+            let (workload, headers) = (workload.clone(), headers.clone());
+            async move { answer(&workload, &headers, &asked?.message, sequence).await }
         });
         Ok(self.named(answers.boxed()))
     }

@@ -1,20 +1,23 @@
 //! The HTTP face: `/` and every path that is not named here echo, `/call` calls what it is told, `/control` sets how
-//! the workload acts, `/healthz` and `/readyz` are for probes.
+//! the workload acts, `/websocket` gives every message back, `/healthz` and `/readyz` are for probes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router, body};
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use futures::StreamExt;
+use http_body_util::{BodyExt, BodyStream, StreamBody};
+use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 
 use super::target::Target;
@@ -37,6 +40,9 @@ pub(super) struct Answer {
     headers: BTreeMap<String, String>,
     /// The length of the request's body in bytes.
     received: usize,
+    /// The request's trailers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    trailers: BTreeMap<String, String>,
     upstream: Vec<UpstreamAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -52,7 +58,20 @@ struct Wishes {
     delay: Option<HumanDuration>,
     status: Option<u16>,
     size: usize,
+    /// The length of a header of the answer, [`LARGE`].
+    header: Option<usize>,
+    /// The value of a trailer of the answer, [`TRAILER`].
+    trailer: Option<String>,
 }
+
+/// The header that a request can ask for.
+const LARGE: HeaderName = HeaderName::from_static("x-weft-app-large");
+
+/// How long it may be.
+const LARGEST_HEADER: usize = 1 << 20;
+
+/// The trailer that a request can ask for.
+const TRAILER: HeaderName = HeaderName::from_static("x-weft-app-trailer");
 
 /// A refused request: the status and why.
 type Refused = (StatusCode, String);
@@ -63,6 +82,7 @@ pub(super) fn router(workload: Arc<Workload>) -> Router {
         .route("/readyz", get(readiness).post(set_readiness))
         .route("/control", get(settings).post(control))
         .route("/call", any(call))
+        .route("/websocket", any(websocket))
         .fallback(echo)
         .layer(middleware::from_fn_with_state(workload.clone(), name_and_drain))
         .with_state(workload)
@@ -120,6 +140,19 @@ async fn echo(State(workload): State<Arc<Workload>>, request: Request) -> Result
     answer(&workload, request, upstreams).await
 }
 
+/// Gives every message back: by HTTP/1.1's upgrade, or by HTTP/2's extended CONNECT (RFC 8441).
+async fn websocket(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async |mut socket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            if let Message::Text(_) | Message::Binary(_) = &message
+                && socket.send(message).await.is_err()
+            {
+                return;
+            }
+        }
+    })
+}
+
 #[derive(Deserialize)]
 struct Called {
     url: String,
@@ -137,7 +170,7 @@ async fn answer(workload: &Workload, request: Request, upstreams: &[Target]) -> 
     let (mut parts, body) = request.into_parts();
     let wishes = wishes(&mut parts).await?;
     let wished = wishes.status.map(status).transpose().map_err(refused)?;
-    let received = read(body).await?;
+    let (received, trailers) = read(body).await?;
     let fails = workload.act(wishes.delay).await;
 
     let mut upstream = Vec::new();
@@ -172,13 +205,30 @@ async fn answer(workload: &Workload, request: Request, upstreams: &[Target]) -> 
         protocol: format!("{:?}", parts.version),
         headers: shown(&parts.headers),
         received,
+        trailers: shown(&trailers),
         upstream,
         error,
         padding: "x".repeat(wishes.size),
     };
     let mut json = serde_json::to_vec_pretty(&answer).unwrap_or_default();
     json.push(b'\n');
-    Ok((status, [(CONTENT_TYPE, "application/json")], json).into_response())
+    let mut response = (status, [(CONTENT_TYPE, "application/json")], Bytes::from(json)).into_response();
+    let value =
+        |text: &str| HeaderValue::from_str(text).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")));
+    if let Some(length) = wishes.header {
+        response.headers_mut().insert(LARGE, value(&"x".repeat(length))?);
+    }
+    if let Some(trailer) = wishes.trailer {
+        response.headers_mut().insert(header::TRAILER, HeaderValue::from(TRAILER));
+        let trailers = HeaderMap::from_iter([(TRAILER, value(&trailer)?)]);
+        response = response.map(|body| {
+            // Of unknown length, so that HTTP/1.1 sends it in chunks, after which trailers may come.
+            let trailers = futures::stream::iter([Ok(Frame::trailers(trailers))]);
+            body::Body::new(StreamBody::new(BodyStream::new(body).chain(trailers)))
+        });
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    Ok(response)
 }
 
 async fn wishes(parts: &mut Parts) -> Result<Wishes, Refused> {
@@ -188,17 +238,21 @@ async fn wishes(parts: &mut Parts) -> Result<Wishes, Refused> {
     if wishes.size > MAX_BODY {
         return Err(bad(format!("size is {}: at most {MAX_BODY} bytes are given", wishes.size)));
     }
+    if wishes.header.is_some_and(|length| length > LARGEST_HEADER) {
+        return Err(bad(format!("header is longer than {LARGEST_HEADER} bytes")));
+    }
     Ok(wishes)
 }
 
-/// The length of a body, which is thrown away as it comes.
-async fn read(mut body: body::Body) -> Result<usize, Refused> {
-    let mut length = 0;
+/// The length of a body, which is thrown away as it comes, and its trailers.
+async fn read(mut body: body::Body) -> Result<(usize, HeaderMap), Refused> {
+    let (mut length, mut trailers) = (0, HeaderMap::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, format!("the body broke off: {error}\n")))?;
         length += frame.data_ref().map_or(0, Bytes::len);
+        trailers = frame.into_trailers().unwrap_or(trailers);
     }
-    Ok(length)
+    Ok((length, trailers))
 }
 
 /// HTTP/2 has the host in the URI, HTTP/1.1 in a header.

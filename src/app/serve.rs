@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use rustls::pki_types::PrivateKeyDer;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 
 use super::accept::{self, Stop};
@@ -37,6 +39,8 @@ pub struct Options {
     pub http: Option<u16>,
     /// The port of gRPC.
     pub grpc: Option<u16>,
+    /// The port of HTTPS, with a certificate that nobody has signed.
+    pub https: Option<u16>,
     /// The port of TCP.
     pub tcp: Option<u16>,
     /// The TCP server speaks first.
@@ -57,10 +61,12 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ServeError {
-    #[error("nothing to serve: give at least one of --http, --grpc and --tcp")]
+    #[error("nothing to serve: give at least one of --http, --https, --grpc and --tcp")]
     NoPort,
     #[error("cannot listen for {protocol} on {address}: {source}; is the port taken?")]
     Bind { protocol: &'static str, address: SocketAddr, source: io::Error },
+    #[error("cannot make a certificate for HTTPS: {0}")]
+    Certificate(String),
     #[error(transparent)]
     Settings(#[from] SettingsError),
 }
@@ -70,6 +76,7 @@ pub enum ServeError {
 #[allow(missing_docs, reason = "one a protocol")]
 pub struct Addresses {
     pub http: Option<SocketAddr>,
+    pub https: Option<SocketAddr>,
     pub grpc: Option<SocketAddr>,
     pub tcp: Option<SocketAddr>,
 }
@@ -99,7 +106,7 @@ impl Server {
     /// # Errors
     /// No port is asked for, one cannot be bound, or the settings cannot be.
     pub async fn bind(options: Options) -> Result<Self, ServeError> {
-        if (options.http, options.grpc, options.tcp) == (None, None, None) {
+        if [options.http, options.https, options.grpc, options.tcp].iter().all(Option::is_none) {
             return Err(ServeError::NoPort);
         }
         options.settings.with(&super::workload::Change::default())?;
@@ -114,6 +121,12 @@ impl Server {
             let (listener, address) = listen("HTTP", options.address, port).await?;
             addresses.http = Some(address);
             listeners.push(Box::pin(accept::http(listener, http::router(workload.clone()), stop.clone())));
+        }
+        if let Some(port) = options.https {
+            let tls = tls(&workload.identity.name).map_err(ServeError::Certificate)?;
+            let (listener, address) = listen("HTTPS", options.address, port).await?;
+            addresses.https = Some(address);
+            listeners.push(Box::pin(accept::https(listener, tls, http::router(workload.clone()), stop.clone())));
         }
         if let Some(port) = options.grpc {
             let (listener, address) = listen("gRPC", options.address, port).await?;
@@ -155,6 +168,18 @@ impl Server {
             () = ending => Ended::CutOff,
         }
     }
+}
+
+/// TLS with a certificate of its own for this name, and HTTP/2 or HTTP/1.1 inside.
+fn tls(name: &str) -> Result<TlsAcceptor, String> {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![made.cert.into()], key))
+        .map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn listen(protocol: &'static str, ip: IpAddr, port: u16) -> Result<(TcpListener, SocketAddr), ServeError> {

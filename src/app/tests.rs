@@ -51,6 +51,7 @@ fn options(name: &str) -> Options {
         identity: Identity { name: name.into(), version: "v1".into(), pod: format!("{name}-0") },
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         http: Some(0),
+        https: None,
         grpc: Some(0),
         tcp: Some(0),
         tcp_greeting: false,

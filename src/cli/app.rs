@@ -43,13 +43,17 @@ HTTP paths:
   /             who answers, what it was asked, and what the upstreams answered
   /call?url=U   calls U and reports the answer
   /control      GET shows, POST changes: {\"delay\":\"50ms\",\"errorRate\":0.5,\"errorStatus\":503,\"ready\":true}
+  /websocket    every message back, over HTTP/1.1 and HTTP/2
   /healthz      200
   /readyz       200 or 503; POST /readyz?ready=false changes it, gRPC health follows
-  others        as / without upstreams; any can have ?delay=50ms&status=418&size=1000")]
+  others        as / without upstreams; any can have ?delay=50ms&status=418&size=1000&trailer=x")]
 struct ServeArgs {
     /// Serve HTTP/1.1 and HTTP/2 (prior knowledge) on this port
     #[arg(long, value_name = "PORT")]
     http: Option<u16>,
+    /// Serve HTTPS on this port, with a certificate that nobody has signed
+    #[arg(long, value_name = "PORT")]
+    https: Option<u16>,
     /// Serve gRPC (weft.app.v1.Echo and grpc.health.v1.Health) on this port
     #[arg(long, value_name = "PORT")]
     grpc: Option<u16>,
@@ -189,6 +193,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         identity,
         address: args.address,
         http: args.http,
+        https: args.https,
         grpc: args.grpc,
         tcp: args.tcp,
         tcp_greeting: args.tcp_greeting,
@@ -199,8 +204,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         grace: args.grace.0,
     })
     .await?;
-    let Addresses { http, grpc, tcp } = server.addresses();
-    let bound = [("http", http), ("grpc", grpc), ("tcp", tcp)];
+    let Addresses { http, https, grpc, tcp } = server.addresses();
+    let bound = [("http", http), ("https", https), ("grpc", grpc), ("tcp", tcp)];
     let bound = bound.iter().filter_map(|(name, address)| address.map(|address| format!("{name}://{address}")));
     print(&format!("{responder} listens on {}\n", bound.collect::<Vec<_>>().join(", ")))?;
     match server.run(stopped.cancelled()).await {

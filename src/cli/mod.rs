@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand.
 
 pub mod app;
+pub mod audit;
 pub mod deliveries;
 pub mod exec;
 pub mod graph;
@@ -45,6 +46,7 @@ enum Command {
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
     Graph(graph::Args),
+    Audit(audit::Args),
     App(app::Args),
 }
 
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::Graph(args) => graph::run(args, playground::reach),
+        Command::Audit(args) => audit::run(args, playground::reach),
         Command::App(args) => app::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -29,12 +29,15 @@ pub struct Args {
     /// How long the sidecars' certificates live; they are renewed at about half of that
     #[arg(long, value_name = "DURATION")]
     certificate_lifetime: Option<HumanDuration>,
+    /// Give pods an IPv6 address as well, and Services that ask for both families (`ipFamilyPolicy`)
+    #[arg(long)]
+    dual_stack: bool,
 }
 
 /// Runs until the playground ends. Must be called before this process starts a thread.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     logging::init(LogFormat::Text);
-    let Args { dir, name, envoy, certificate_lifetime } = args;
+    let Args { dir, name, envoy, certificate_lifetime, dual_stack } = args;
     let dir = dir.canonicalize().with_context(|| format!("cannot use the directory {}", dir.display()))?;
     anyhow::ensure!(dir.is_dir(), "{} is not a directory", dir.display());
     let found = envoy_binary::find(envoy.as_deref());
@@ -51,6 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .map(|lifetime| format!("--certificate-lifetime={}s", lifetime.0.as_secs()))
             .into_iter()
             .collect(),
+        dual_stack,
     };
     Ok(outer::run(&setup)?)
 }

@@ -5,10 +5,12 @@
 //!                                                                              │
 //!  ca ─▶ secrets, server certificate ──────────────────────────────────────────┤
 //!  token ─▶ authenticator ─────────────────────────────────────────────────────┘
+//!  access logs ─▶ audit (what enforcement would deny)
 //!  subscriptions ─▶ warm (what workloads call, for their new pods) ─▶ pipeline
 //!  inspect (15014): health, readiness, metrics, inspection API, graph
 //! ```
 
+mod audit;
 mod expiry;
 mod graph;
 mod identity;
@@ -31,6 +33,7 @@ use crate::source::{DirectorySource, SourceError};
 use crate::warm::{FileStore, WarmStore};
 use crate::xds::{self, service::ServeError};
 
+use audit::Audit;
 use graph::Graph;
 use identity::{Identities, Tokens};
 use pipeline::Pipeline;
@@ -154,6 +157,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let certificate = Arc::new(ServerCertificate::new(authority, DNS_NAME, LeafPolicy::default())?);
     let tls = certificate.server_config()?;
 
+    let audit = Arc::new(Audit::new(mesh.clone()));
     let server = xds::Server::new(
         published.clone(),
         Arc::new(Tokens::new(verifier, trust_domain)),
@@ -162,7 +166,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     )
     .limit(config.limits)
     .canary(config.canary)
-    .learn(Arc::new(ears));
+    .learn(Arc::new(ears))
+    .denials(audit.clone());
     let streams = server.registry();
     let mut registry = Registry::default();
     let minted = secrets.clone();
@@ -175,6 +180,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         graph: Arc::new(Graph::new(mesh.clone(), published, streams)),
         mesh,
         delivery,
+        audit,
         readiness,
         registry: Arc::new(registry),
     };

@@ -1,22 +1,29 @@
 //! Clusters and their endpoints.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+    ClusterDiscoveryType, CommonLbConfig, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
+    LbPolicy, TransportSocketMatch,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
-    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, Locality,
-    Metadata,
+    BindConfig, DnsResolverOptions, ExtraSourceAddress, HttpProtocolOptions as CommonHttpOptions, Locality, Metadata,
+    TypedExtensionConfig,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily as DnsFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::cluster_config::ClusterImplementationSpecifier;
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, UseDownstreamHttpConfig,
@@ -24,10 +31,13 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::util::pack_any;
 
-use super::message::{address, ads, duration, socket_address, uint32};
-use super::names::{INBOUND, PASSTHROUGH};
+use prost::{Message, Name};
+
+use super::http;
+use super::message::{address, ads, by_name, duration, extension, socket_address, uint32};
+use super::names::{EGRESS_WILDCARD, INBOUND, PASSTHROUGH};
 use super::shares::{self, Share};
-use super::{metrics, tls, traffic_policy};
+use super::{metrics, names, tls, traffic_policy};
 use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{SpiffeId, TrustDomain};
 use crate::policy::{Backend, EndpointPlan, Workload};
@@ -45,6 +55,9 @@ const APPLICATION_IDLE: Duration = Duration::from_secs(3);
 /// The source address of a sidecar's connections to its application. The redirect leaves it alone, so that a pod which
 /// calls its own Service passes its inbound listener once, and not for ever.
 const TO_APPLICATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The same where the application is called by IPv6; an address of the pod's loopback interface.
+const TO_APPLICATION_IPV6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// The key of the endpoint metadata that `transport_socket_matches` look at.
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
@@ -118,11 +131,85 @@ pub fn original_destination(name: &str, stat_name: String) -> Cluster {
     }
 }
 
+/// The cluster of a host outside the mesh: to an address that its name stands for, whatever the application connected to.
+pub fn outside(host: &str, port: u16) -> Cluster {
+    let endpoint = Endpoint { address: Some(by_name(host, port)), ..Default::default() };
+    let name = names::egress(host, port).to_string();
+    Cluster {
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![LbEndpoint {
+                    host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        name,
+        alt_stat_name: names::egress_stat_name(host, port),
+        cluster_discovery_type: Some(custom(
+            "envoy.clusters.dns",
+            DnsCluster {
+                respect_dns_ttl: true,
+                dns_lookup_family: DnsFamily::V4Preferred.into(),
+                typed_dns_resolver_config: Some(resolver()),
+                // New connections go to what the name stands for now, and those that are open stay.
+                all_addresses_in_single_endpoint: true,
+                ..Default::default()
+            },
+        )),
+        ..common(None, &ConnectionSettings::default())
+    }
+}
+
+/// The cluster of all hosts outside the mesh that are allowed by a wildcard.
+pub fn outside_by_wildcard() -> Cluster {
+    let config = DynamicForwardProxy {
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache())),
+        // It has no TLS of its own whose names would have to be checked.
+        allow_insecure_cluster_options: true,
+        ..Default::default()
+    };
+    Cluster {
+        name: EGRESS_WILDCARD.to_owned(),
+        cluster_discovery_type: Some(custom("envoy.clusters.dynamic_forward_proxy", config)),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..common(None, &ConnectionSettings::default())
+    }
+}
+
+fn custom<T: Message + Name>(name: &str, config: T) -> ClusterDiscoveryType {
+    ClusterDiscoveryType::ClusterType(CustomClusterType { name: name.to_owned(), typed_config: Some(pack_any(config)) })
+}
+
+/// The hosts that were called by a wildcard: those that are not called for some minutes are forgotten.
+pub(super) fn dns_cache() -> DnsCacheConfig {
+    DnsCacheConfig {
+        name: names::EGRESS.to_owned(),
+        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+        typed_dns_resolver_config: Some(resolver()),
+        ..Default::default()
+    }
+}
+
+/// Names of hosts outside are whole: none of the cluster's search domains is tried with them.
+fn resolver() -> TypedExtensionConfig {
+    let options = DnsResolverOptions { no_default_search_domain: true, ..Default::default() };
+    let config = CaresDnsResolverConfig { dns_resolver_options: Some(options), ..Default::default() };
+    extension("envoy.network.dns_resolver.cares", config)
+}
+
 /// The cluster that leads to the application of the pod itself.
 pub fn inbound() -> Cluster {
     Cluster {
         upstream_bind_config: Some(BindConfig {
             source_address: Some(socket_address(TO_APPLICATION.into(), 0)),
+            extra_source_addresses: vec![ExtraSourceAddress {
+                address: Some(socket_address(TO_APPLICATION_IPV6.into(), 0)),
+                ..Default::default()
+            }],
             ..Default::default()
         }),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
@@ -152,15 +239,16 @@ pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
 fn common(idle_timeout: Option<Duration>, settings: &ConnectionSettings) -> Cluster {
     // The mesh keeps what the application speaks: HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2.
     let http = HttpProtocolOptions {
-        common_http_protocol_options: idle_timeout.or(settings.max_age).map(|_| CommonHttpOptions {
+        common_http_protocol_options: Some(CommonHttpOptions {
             idle_timeout: idle_timeout.and_then(duration),
             max_connection_duration: settings.max_age.and_then(duration),
-            ..Default::default()
+            max_response_headers_kb: uint32(http::MAX_HEADERS_KB),
+            ..http::common()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
             UseDownstreamHttpConfig {
-                http_protocol_options: Some(Http1ProtocolOptions::default()),
-                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                http_protocol_options: Some(http::http1()),
+                http2_protocol_options: Some(http::http2()),
                 ..Default::default()
             },
         )),

@@ -1,4 +1,6 @@
-//! Clusters that no Service has: a pod called by its address, and addresses in the mesh's ranges that are nobody's.
+//! Clusters that no Service has: a pod called by its address, addresses in the mesh's ranges that are nobody's, and hosts
+//! outside the mesh. Whether a host may be called is said by listeners and routes: a listener that is drained goes on with
+//! the clusters that it knows.
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -38,6 +40,12 @@ pub struct Addresses {
 
 impl Fallback for Addresses {
     fn cluster(&self, name: &ResourceName) -> Option<Arc<Resource>> {
+        if let Some((host, port)) = names::parse_egress(name) {
+            return Some(Arc::new(resource(name, cluster::outside(host, port).encode_to_vec().into(), None)));
+        }
+        if name.as_str() == names::EGRESS_WILDCARD {
+            return Some(Arc::new(resource(name, cluster::outside_by_wildcard().encode_to_vec().into(), None)));
+        }
         let address = names::parse_destination(name)?;
         let (ip, port) = (address.ip(), address.port());
         if let Some(pod) = self.pods.get(&ip) {

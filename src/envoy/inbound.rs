@@ -4,24 +4,27 @@
 //!  TLS, ALPN weft:HTTP/1.x ─▶ http-1  ┬─▶ authorisation by request (routes) ─▶ the application
 //!  TLS, ALPN weft:HTTP/2   ─▶ http-2  ┘
 //!  TLS, ALPN weft:TCP      ─▶ tcp       ─▶ authorisation by connection ─▶ the application
-//!  in clear, HTTP          ─▶ plaintext-http  (strict: probes only, everything else is 403)
+//!  in clear, HTTP          ─▶ plaintext-http  (routes: in_clear.rs)
 //!  anything else           ─▶ plaintext       (strict: closed)
 //! ```
 //!
 //! What may be requested stands in the routes and not in the listener: a change of it counts for the next request of
-//! every connection that is open, while connections stay on the listener they came by.
+//! every connection that is open, while connections stay on the listener they came by. A port whose mode of mTLS is
+//! not the pod's has all of these chains for itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLog, AccessLogFilter, ComparisonFilter, StatusCodeFilter, comparison_filter,
+    AccessLog as Logger, AccessLogFilter, ComparisonFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter,
 };
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, RuntimeUInt32, SubstitutionFormatString, TrafficDirection, data_source,
+    DataSource, HeaderValue, HeaderValueOption, RuntimeUInt32, SubstitutionFormatString, TrafficDirection,
+    TransportSocket, data_source,
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -37,24 +40,26 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, LocalReplyConfig, Rds, ResponseMapper,
+    HttpConnectionManager, LocalReplyConfig, Rds, ResponseMapper,
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
-use prost::{Message, Name};
 
-use super::message::{
-    address, ads, boolean, duration, http_filter, http_filter_any, listener_filter, network_filter, uint32,
-};
+use super::access_log::{self, Side};
+use super::message::{address, ads, boolean, duration, http_filter, ipv6_too, listener_filter, network_filter, uint32};
 use super::metrics::{self, Reporter};
-use super::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_PORT, OUTBOUND_PORT};
-use super::outbound::{HTTP, connection_manager, router, tcp_proxy};
-use super::{rbac, tls, traffic_policy};
-use crate::mesh::object::{AuthorizationMode, MetricsMode, MtlsMode, RateLimit};
-use crate::policy::{InboundPlan, Traffic};
+use super::names::{
+    ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
+};
+use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config, tell_of_connections, told_of_requests};
+use super::{denials, rbac, tls, tracing, traffic_policy};
+use crate::mesh::SpiffeId;
+use crate::mesh::object::{AuthorizationMode, MtlsMode, RateLimit};
+use crate::mesh::telemetry::{AccessLog, AccessLogMode, Tracing};
+use crate::policy::{Allow, InboundPlan, Telemetry, Traffic};
 
 /// What a caller without the mesh's TLS reads when its request is refused.
-const NEEDS_MTLS: &str = "Weft: this workload accepts connections over the mesh's mTLS only\n";
+const NEEDS_MTLS: &str = "Weft: this workload accepts this request over the mesh's mTLS only\n";
 
 /// What a caller reads when no TrafficTarget allows its request. The caller knows all of it already.
 const NOT_ALLOWED: &str = "Weft: no TrafficTarget allows %DOWNSTREAM_PEER_URI_SAN% to %REQ(:METHOD)% %REQ(:PATH)% at %DOWNSTREAM_LOCAL_URI_SAN%\n";
@@ -66,61 +71,32 @@ const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 /// mesh's own connections begin with TLS at once.
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Statistics of what enforcement would deny carry this prefix: `http.inbound.rbac.audit.shadow_denied`.
-const AUDIT: &str = "audit";
+/// Statistics of what enforcement would deny carry this prefix, `http.inbound.rbac.audit.shadow_denied`, and so does
+/// what is noted of a call, `auditshadow_engine_result`.
+pub(super) const AUDIT: &str = "audit";
 
 /// Rate limits by pod port.
-type Rates = BTreeMap<u16, (Traffic, RateLimit)>;
+pub(super) type Rates = BTreeMap<u16, (Traffic, RateLimit)>;
 
-/// The inbound listener of a pod with this plan, with metrics in this mode.
-pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
-    let http = |codec| {
-        let routes = RouteSpecifier::Rds(Rds {
-            // A proxy does not serve before it knows whom, however long that takes.
-            config_source: Some(ads(Duration::ZERO)),
-            route_config_name: INBOUND.to_owned(),
-        });
-        // The rules are in the routes; what the statistics are called is decided here alone.
-        let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-        let filters = vec![http_filter(HTTP_RBAC, authorize), traffic_policy::rate_filter()];
-        manager(codec, filters, routes, NOT_ALLOWED, metrics::of_requests(metrics, Reporter::Destination))
-    };
-    let mesh = |name: &str, alpn: &[&str], filters: Vec<Filter>| FilterChain {
-        name: name.to_owned(),
-        filter_chain_match: Some(chain_match("tls", alpn)),
-        transport_socket: Some(tls::downstream(&plan.trust_domain)),
-        filters,
-        ..Default::default()
-    };
-    let plaintext_http = match plan.mtls {
-        MtlsMode::Permissive => {
-            let mut filters = authorize_plaintext(plan);
-            filters.push(traffic_policy::rate_filter());
-            let routes = RouteSpecifier::RouteConfig(to_the_application(None, &plan.rates));
-            manager(
-                CodecType::Auto,
-                filters,
-                routes,
-                NOT_ALLOWED,
-                metrics::of_plaintext_requests(metrics, &plan.probes),
-            )
-        }
-        MtlsMode::Strict => {
-            let probes = rbac::filter(&rbac::probe_policies(&plan.probes), enforce_http);
-            let routes = RouteSpecifier::RouteConfig(to_the_application(None, &BTreeMap::new()));
-            let authorize = vec![http_filter_any(HTTP_RBAC, probes)];
-            let logs = metrics::of_plaintext_requests(metrics, &plan.probes);
-            manager(CodecType::Auto, authorize, routes, NEEDS_MTLS, logs)
-        }
-    };
-    let tcp = |reporter| {
-        let mut filters: Vec<Filter> = authorize_tcp(plan).into_iter().collect();
-        filters.push(tcp_proxy(INBOUND, INBOUND, None, metrics::of_connections(metrics, reporter)));
-        filters
-    };
+/// The inbound listener of a pod with this plan.
+pub fn listener(plan: &InboundPlan) -> Listener {
+    let own_ports = [OUTBOUND_PORT, INBOUND_PORT];
+    let mut filter_chains: Vec<FilterChain> = own_ports.map(refuse).into();
+    for (port, mode) in plan.mtls_ports.iter().filter(|(port, _)| !own_ports.contains(port)) {
+        // A chain that names a port hides the chains that do not, and the default one.
+        filter_chains.extend(chains(plan, Some(*port)));
+        filter_chains.extend(["raw_buffer", "tls"].map(|transport| FilterChain {
+            name: format!("plaintext-{transport}-{port}"),
+            filter_chain_match: Some(chain_match(transport, &[], Some(*port))),
+            filters: if is_raw_open(plan, *mode) { tcp(plan, Reporter::DestinationOfPlaintext) } else { nowhere() },
+            ..Default::default()
+        }));
+    }
+    filter_chains.extend(chains(plan, None));
     Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
+        additional_addresses: ipv6_too(INBOUND_PORT, plan.ipv6),
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: [listener_filter("envoy.filters.listener.original_dst", OriginalDst {})]
             .into_iter()
@@ -132,26 +108,77 @@ pub fn listener(plan: &InboundPlan, metrics: MetricsMode) -> Listener {
             .collect(),
         listener_filters_timeout: duration(INSPECTION_TIMEOUT),
         continue_on_listener_filters_timeout: true,
-        filter_chains: vec![
-            refuse(OUTBOUND_PORT),
-            refuse(INBOUND_PORT),
-            mesh("http-1", &ALPN_HTTP1, http(CodecType::Http1)),
-            mesh("http-2", &[ALPN_HTTP2], http(CodecType::Http2)),
-            mesh("tcp", &[ALPN_TCP], tcp(Reporter::Destination)),
-            FilterChain {
-                name: "plaintext-http".to_owned(),
-                filter_chain_match: Some(chain_match("raw_buffer", &HTTP)),
-                filters: plaintext_http,
-                ..Default::default()
-            },
-        ],
-        default_filter_chain: (plan.mtls == MtlsMode::Permissive).then(|| FilterChain {
+        filter_chains,
+        default_filter_chain: is_raw_open(plan, plan.mtls).then(|| FilterChain {
             name: "plaintext".to_owned(),
-            filters: tcp(Reporter::DestinationOfPlaintext),
+            filters: tcp(plan, Reporter::DestinationOfPlaintext),
             ..Default::default()
         }),
         ..Default::default()
     }
+}
+
+/// Whether raw connections in clear are served. Under enforcement nobody without an identity is allowed, and RBAC would
+/// say so only at a client's first byte: a server that speaks first would have been heard by then.
+fn is_raw_open(plan: &InboundPlan, mode: MtlsMode) -> bool {
+    mode == MtlsMode::Permissive && plan.authorization != AuthorizationMode::Enforce
+}
+
+/// The chains of everything but raw plaintext, for one port or for all that have none of their own. They do not depend
+/// on a mode of mTLS or of authorisation, so that connections stay where they are when it changes; but for raw TCP,
+/// which has no routes.
+fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
+    let name = |chain: &str| port.map_or_else(|| chain.to_owned(), |port| format!("{chain}-{port}"));
+    let mesh = |chain: &str, alpn: &[&str], socket: TransportSocket, filters: Vec<Filter>| FilterChain {
+        name: name(chain),
+        filter_chain_match: Some(chain_match("tls", alpn, port)),
+        transport_socket: Some(socket),
+        filters,
+        ..Default::default()
+    };
+    let anyone = || tls::downstream(&plan.trust_domain);
+    let for_tcp = match plan.authorization {
+        AuthorizationMode::Permissive | AuthorizationMode::Audit => anyone(),
+        AuthorizationMode::Enforce => tls::downstream_from(tcp_callers(plan).into_iter(), &plan.trust_domain),
+    };
+    let requests = |codec| {
+        let told = told_of_requests(&plan.telemetry, Reporter::Destination);
+        manager(codec, INBOUND, NOT_ALLOWED, told, plan.telemetry.tracing.as_ref())
+    };
+    [
+        mesh("http-1", &ALPN_HTTP1, anyone(), requests(CodecType::Http1)),
+        mesh("http-2", &[ALPN_HTTP2], anyone(), requests(CodecType::Http2)),
+        mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan, Reporter::Destination)),
+        FilterChain {
+            name: name("plaintext-http"),
+            filter_chain_match: Some(chain_match("raw_buffer", &HTTP, port)),
+            filters: manager(CodecType::Auto, INBOUND_IN_CLEAR, NEEDS_MTLS, told_in_clear(plan), None),
+            ..Default::default()
+        },
+    ]
+}
+
+/// Who may connect at all. RBAC, which knows of ports, judges a connection by its client's first byte; whoever may
+/// connect to no port does not get so far as to hear a server that speaks first.
+fn tcp_callers(plan: &InboundPlan) -> BTreeSet<&SpiffeId> {
+    let tcp = plan.allow.iter().filter(|policy| matches!(policy.allow, Allow::Tcp { .. }));
+    tcp.flat_map(|policy| &policy.sources).collect()
+}
+
+/// Raw TCP to the application, if that is allowed.
+fn tcp(plan: &InboundPlan, reporter: Reporter) -> Vec<Filter> {
+    let mut proxy = tcp_proxy_config(INBOUND, INBOUND, None);
+    tell_of_connections(&mut proxy, &plan.telemetry, reporter);
+    if plan.authorization == AuthorizationMode::Audit {
+        denials::log_connections(&mut proxy);
+    }
+    let to_the_application = network_filter("envoy.filters.network.tcp_proxy", proxy);
+    authorize_tcp(plan).into_iter().chain([to_the_application]).collect()
+}
+
+/// Closes the connection: there is no such cluster.
+fn nowhere() -> Vec<Filter> {
+    vec![network_filter("envoy.filters.network.tcp_proxy", tcp_proxy_config(INBOUND, "none", None))]
 }
 
 /// Closes what is addressed to a port of the sidecar itself, which would otherwise be handed on to it for ever.
@@ -159,51 +186,68 @@ fn refuse(port: u16) -> FilterChain {
     FilterChain {
         name: format!("refuse-{port}"),
         filter_chain_match: Some(FilterChainMatch { destination_port: uint32(port.into()), ..Default::default() }),
-        filters: vec![tcp_proxy(INBOUND, "none", None, Vec::new())],
+        filters: nowhere(),
         ..Default::default()
     }
 }
 
-fn chain_match(transport_protocol: &str, application_protocols: &[&str]) -> FilterChainMatch {
+fn chain_match(transport_protocol: &str, application_protocols: &[&str], port: Option<u16>) -> FilterChainMatch {
     FilterChainMatch {
         transport_protocol: transport_protocol.to_owned(),
         application_protocols: application_protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
+        destination_port: port.and_then(|port| uint32(port.into())),
         ..Default::default()
     }
 }
 
 /// The routes of what arrives over the mesh's TLS: all to the application, with who may request what.
 pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
-    let rules =
-        http_rbac(plan.authorization, &rbac::http_policies(&plan.allow), |rbac| RbacPerRoute { rbac: Some(rbac) });
-    to_the_application(rules, &plan.rates)
+    let policies = rbac::http_policies(&plan.allow);
+    let rules = match plan.authorization {
+        AuthorizationMode::Permissive => None,
+        AuthorizationMode::Audit => Some(would_enforce(&policies)),
+        AuthorizationMode::Enforce => Some(enforce(&policies)),
+    };
+    to_the_application(INBOUND, rules, &plan.rates)
 }
 
-fn manager(
-    codec: CodecType,
-    mut filters: Vec<HttpFilter>,
-    routes: RouteSpecifier,
-    denied: &str,
-    logs: Vec<AccessLog>,
-) -> Vec<Filter> {
-    filters.push(router());
-    let manager = HttpConnectionManager {
+/// What is told of requests in clear, most of which are probes: those are not counted, and what went wrong is logged. In
+/// every mode alike, so that connections stay where they are when it changes.
+fn told_in_clear(plan: &InboundPlan) -> Vec<Logger> {
+    let Telemetry { tracing: _, access_log, metrics } = &plan.telemetry;
+    let what_went_wrong = |log: AccessLog| AccessLog { mode: AccessLogMode::Errors, ..log };
+    let logged = access_log::of_requests(access_log.clone().map(what_went_wrong).as_ref(), Side::Inbound);
+    metrics::of_plaintext_requests(*metrics, &plan.probes).into_iter().chain(logged).collect()
+}
+
+/// A manager that asks for its routes by name.
+fn manager(codec: CodecType, routes: &str, denied: &str, told: Vec<Logger>, tracing: Option<&Tracing>) -> Vec<Filter> {
+    // The rules are in the routes; what the statistics are called is decided here alone.
+    let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
+    let mut manager = HttpConnectionManager {
         codec_type: codec.into(),
-        route_specifier: Some(routes),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            // A proxy does not serve before it knows whom, however long that takes.
+            config_source: Some(ads(Duration::ZERO)),
+            route_config_name: routes.to_owned(),
+        })),
         // Whatever the caller claims about certificates is replaced by what its own certificate says.
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
         // Authorisation and the application must see the same path.
         normalize_path: boolean(true),
-        local_reply_config: Some(explain_refusal(denied)),
-        access_log: logs,
-        ..connection_manager(INBOUND, filters)
+        local_reply_config: Some(local_replies(denied)),
+        access_log: told.into_iter().chain([denials::log_requests()]).collect(),
+        ..connection_manager(INBOUND, vec![http_filter(HTTP_RBAC, authorize), traffic_policy::rate_filter(), router()])
     };
+    if let Some(tracing) = tracing {
+        tracing::trace(&mut manager, tracing);
+    }
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]
 }
 
-/// All requests to the application.
-fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
+/// Everything to the application, by these rules ([`enforce`], [`would_enforce`]) and no faster than this.
+pub(super) fn to_the_application(name: &str, rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(INBOUND.to_owned())),
         // The caller's time-out decides.
@@ -219,11 +263,13 @@ fn to_the_application(rules: Option<Any>, rates: &Rates) -> RouteConfiguration {
         ..Default::default()
     };
     RouteConfiguration {
-        name: INBOUND.to_owned(),
+        name: name.to_owned(),
         virtual_hosts: vec![VirtualHost {
             name: INBOUND.to_owned(),
             domains: vec!["*".to_owned()],
             routes: vec![everything],
+            // What the application says of this is not believed.
+            response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
             typed_per_filter_config: rules.map(|rules| (HTTP_RBAC.to_owned(), rules)).into_iter().collect(),
             ..Default::default()
         }],
@@ -237,8 +283,9 @@ fn connection_rates(rates: &Rates) -> impl Iterator<Item = ListenerFilter> {
     tcp.map(|(port, (_, rate))| traffic_policy::connection_rate(*port, rate))
 }
 
-/// Puts `text` into the 403 that the sidecar itself gives; the application's own pass untouched.
-fn explain_refusal(text: &str) -> LocalReplyConfig {
+/// Puts `text` into the 403 that the sidecar itself gives, and says so when the application was not reached; what the
+/// application answers passes untouched.
+pub(super) fn local_replies(text: &str) -> LocalReplyConfig {
     let forbidden = AccessLogFilter {
         filter_specifier: Some(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
             comparison: Some(ComparisonFilter {
@@ -247,48 +294,51 @@ fn explain_refusal(text: &str) -> LocalReplyConfig {
             }),
         })),
     };
+    // UF: no connection to the upstream came about.
+    let flags = vec!["UF".to_owned()];
+    let not_reached =
+        AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags })) };
     let text =
         DataSource { specifier: Some(data_source::Specifier::InlineString(text.to_owned())), ..Default::default() };
+    let unserved = HeaderValue { key: UNSERVED_HEADER.to_owned(), value: "true".to_owned(), ..Default::default() };
     LocalReplyConfig {
-        mappers: vec![ResponseMapper {
-            filter: Some(forbidden),
-            body_format_override: Some(SubstitutionFormatString {
-                format: Some(Format::TextFormatSource(text)),
+        mappers: vec![
+            ResponseMapper {
+                filter: Some(forbidden),
+                body_format_override: Some(SubstitutionFormatString {
+                    format: Some(Format::TextFormatSource(text)),
+                    ..Default::default()
+                }),
                 ..Default::default()
-            }),
-            ..Default::default()
-        }],
+            },
+            ResponseMapper {
+                filter: Some(not_reached),
+                headers_to_add: vec![HeaderValueOption {
+                    header: Some(unserved),
+                    append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            },
+        ],
         ..Default::default()
     }
 }
 
-/// In clear nobody has an identity: under enforcement the probes are all that is left.
-fn authorize_plaintext(plan: &InboundPlan) -> Vec<HttpFilter> {
-    let rules = http_rbac(plan.authorization, &rbac::probe_policies(&plan.probes), std::convert::identity);
-    rules.map(|rules| http_filter_any(HTTP_RBAC, rules)).into_iter().collect()
+/// The rules of a route: what no policy allows is refused.
+pub(super) fn enforce(policies: &[rbac::Named]) -> Any {
+    rbac::filter(policies, |rules| RbacPerRoute { rbac: Some(HttpRbac { rules: Some(rules), ..Default::default() }) })
 }
 
-/// The rules in the form that `wrap` gives them; `None` where everything is allowed.
-fn http_rbac<T: Message + Name>(
-    mode: AuthorizationMode,
-    policies: &[rbac::Named],
-    wrap: impl Fn(HttpRbac) -> T,
-) -> Option<Any> {
-    match mode {
-        AuthorizationMode::Permissive => None,
-        AuthorizationMode::Enforce => Some(rbac::filter(policies, |rules| wrap(enforce_http(rules)))),
-        AuthorizationMode::Audit => Some(rbac::filter(policies, |rules| {
-            wrap(HttpRbac {
-                shadow_rules: Some(rules),
-                shadow_rules_stat_prefix: AUDIT.to_owned(),
-                ..Default::default()
-            })
-        })),
-    }
-}
-
-fn enforce_http(rules: envoy_types::pb::envoy::config::rbac::v3::Rbac) -> HttpRbac {
-    HttpRbac { rules: Some(rules), ..Default::default() }
+/// The rules of a route: what no policy allows is counted and reported.
+pub(super) fn would_enforce(policies: &[rbac::Named]) -> Any {
+    rbac::filter(policies, |rules| RbacPerRoute {
+        rbac: Some(HttpRbac {
+            shadow_rules: Some(rules),
+            shadow_rules_stat_prefix: AUDIT.to_owned(),
+            ..Default::default()
+        }),
+    })
 }
 
 fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {
@@ -312,3 +362,6 @@ fn authorize_tcp(plan: &InboundPlan) -> Option<Filter> {
         config_type: Some(envoy_types::pb::envoy::config::listener::v3::filter::ConfigType::TypedConfig(config)),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Small parts that many messages are made of.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -8,7 +8,9 @@ use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, SocketAddress, TransportSocket,
     TypedExtensionConfig, address, config_source, transport_socket,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, ListenerFilter, filter, listener_filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    AdditionalAddress, Filter, ListenerFilter, filter, listener_filter,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as ProtoDuration, UInt32Value};
 use envoy_types::util::pack_any;
@@ -40,6 +42,26 @@ pub(super) fn socket_address(ip: IpAddr, port: u16) -> SocketAddress {
 
 pub(super) fn address(socket: SocketAddr) -> Option<Address> {
     Some(Address { address: Some(address::Address::SocketAddress(socket_address(socket.ip(), socket.port()))) })
+}
+
+/// A port of a host that is known by its DNS name.
+pub(super) fn by_name(host: &str, port: u16) -> Address {
+    let address = SocketAddress {
+        address: host.to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
+        ..Default::default()
+    };
+    Address { address: Some(address::Address::SocketAddress(address)) }
+}
+
+/// The same port of every IPv6 address, beside a listener on every IPv4 address. Only where there is IPv6: a kernel without
+/// it refuses the listener.
+pub(super) fn ipv6_too(port: u16, is_there: bool) -> Vec<AdditionalAddress> {
+    let any = AdditionalAddress {
+        address: address(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)),
+        ..Default::default()
+    };
+    is_there.then_some(any).into_iter().collect()
 }
 
 pub(super) fn cidr(range: &IpNet) -> CidrRange {

@@ -15,9 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
-use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLog, AccessLogFilter, AndFilter, HeaderFilter, LogTypeFilter,
-};
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, AccessLogFilter, AndFilter, HeaderFilter};
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::data::accesslog::v3::AccessLogType;
@@ -28,6 +26,7 @@ use envoy_types::pb::envoy::r#type::v3::Scope;
 use envoy_types::pb::google::protobuf::{Struct, UInt64Value, Value, value::Kind};
 use envoy_types::util::pack_any;
 
+use super::access_log::{self, Side};
 use super::message::uint32;
 use crate::mesh::object::{MetricsMode, Probe};
 use crate::mesh::{Namespace, ServiceKey};
@@ -164,6 +163,14 @@ pub(super) fn in_order<V: Clone>(entries: &[(String, V)]) -> HashMap<String, V> 
 type Label = (&'static str, &'static str);
 
 impl Reporter {
+    /// Which end of a hop it is.
+    pub(super) fn side(self) -> Side {
+        match self {
+            Self::Source => Side::Outbound,
+            Self::Destination | Self::DestinationOfPlaintext => Side::Inbound,
+        }
+    }
+
     /// Who called whom, in as few labels as can be: each takes time whenever it is counted.
     fn edge(self) -> Vec<Label> {
         match self {
@@ -257,15 +264,9 @@ fn logger(
         histograms,
         ..Default::default()
     };
-    let only = only.map(|only| AccessLogFilter {
-        filter_specifier: Some(FilterSpecifier::LogTypeFilter(LogTypeFilter {
-            types: vec![only.into()],
-            ..Default::default()
-        })),
-    });
     Some(AccessLog {
         name: LOGGER.to_owned(),
-        filter: only,
+        filter: only.map(|only| access_log::of_types([only])),
         config_type: Some(ConfigType::TypedConfig(pack_any(config))),
     })
 }

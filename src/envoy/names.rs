@@ -13,8 +13,23 @@ use crate::snapshot::ResourceName;
 pub const OUTBOUND: &str = "outbound";
 /// The listener that a pod's incoming connections are redirected to, and the cluster that leads to the application.
 pub const INBOUND: &str = "inbound";
+/// The routes of what arrives outside the mesh's mTLS.
+pub const INBOUND_IN_CLEAR: &str = "inbound-in-clear";
+/// The cluster that leads to the control plane; it is in the bootstrap of every sidecar.
+pub const CONTROL_PLANE: &str = "xds";
 /// The cluster for destinations outside the mesh: on to where the application meant to go.
 pub const PASSTHROUGH: &str = "passthrough";
+/// The cluster of the collector of spans.
+pub const TRACING: &str = "tracing";
+/// The cluster of the collector of access logs.
+pub const ACCESS_LOG: &str = "access-log";
+
+/// The routes of requests to hosts outside the mesh, where an Egress must allow them.
+pub const EGRESS: &str = "egress";
+/// Statistics of what leaves for an allowed host are called [`EGRESS`]; those of connections that no Egress allows, this.
+pub const EGRESS_DENIED: &str = "egress_denied";
+/// The cluster for hosts outside the mesh that are allowed by a wildcard: to whichever the request or the SNI names.
+pub const EGRESS_WILDCARD: &str = "egress/wildcard";
 
 /// The port of [`OUTBOUND`].
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -35,6 +50,10 @@ pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
 
 /// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
 pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
+
+/// What a callee's sidecar adds to its 503 when no connection to the application came about: nobody has seen the
+/// request, so the caller's sidecar may ask another endpoint. Neither application gets to see it.
+pub const UNSERVED_HEADER: &str = "x-weft-unserved";
 
 /// The original destination of a connection, in the form of a cluster's name.
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
@@ -121,6 +140,23 @@ pub fn split_stat_suffix(split: &str) -> String {
 /// How a cluster of a bare address is called in statistics: `pod/10_244_0_7/8080`.
 pub fn address_stat_name(kind: &str, ip: IpAddr, port: u16) -> String {
     format!("{kind}/{}/{port}", ip.to_string().replace(['.', ':'], "_"))
+}
+
+/// The cluster of a host outside the mesh: `egress/api.example.com:443`.
+pub fn egress(host: &str, port: u16) -> ResourceName {
+    format!("egress/{host}:{port}").into()
+}
+
+/// The host outside the mesh that a cluster's name states, if it is one.
+pub fn parse_egress(name: &ResourceName) -> Option<(&str, u16)> {
+    let (host, port) = name.as_str().strip_prefix("egress/")?.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    (egress(host, port) == *name && !host.is_empty()).then_some((host, port))
+}
+
+/// How the cluster of a host outside the mesh is called in statistics: `egress/api_example_com/443`.
+pub fn egress_stat_name(host: &str, port: u16) -> String {
+    format!("egress/{}/{port}", host.replace('.', "_"))
 }
 
 /// The SNI of the mesh's TLS: `80.cart.shop.svc.cluster.local`.

@@ -7,7 +7,8 @@
 //!     elsewhere                   ─▶ passthrough
 //! ```
 //!
-//! It depends on the mesh's ranges and settings and on the declared TCP ports, and on nothing else.
+//! It depends on the mesh's ranges, on the declared TCP ports, and on what the sidecar is to tell of its traffic, and on
+//! nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,7 +19,8 @@ use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, HeaderValue, HeaderValueOption, SubstitutionFormatString, TrafficDirection, data_source,
+    DataSource, HeaderValue, HeaderValueOption, Http1ProtocolOptions, SubstitutionFormatString, TrafficDirection,
+    data_source,
 };
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -48,14 +50,19 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
+use super::access_log;
 use super::fault;
-use super::message::{address, ads, cidr, duration, extension, http_filter, listener_filter, network_filter, uint32};
+use super::http;
+use super::message::{
+    address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32,
+};
 use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
     SOURCE_FORMAT, SOURCE_HEADER,
 };
-use crate::mesh::object::MetricsMode;
+use super::tracing;
+use crate::policy::Telemetry;
 
 /// How long a first call waits for its destination before it fails.
 pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,43 +80,57 @@ pub struct TcpPorts {
 }
 
 /// The listener for a mesh of these ranges.
-pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, metrics: MetricsMode) -> Listener {
-    let mut filter_chains: Vec<FilterChain> = Vec::new();
-    for (port, addresses) in &tcp.at {
-        // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
-        let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
-        filter_chains.push(tcp_chain(format!("tcp-declared-{port}"), &only, Some(*port), metrics));
-        filter_chains.push(http_chain(format!("http-{port}"), ranges, Some(*port), metrics));
-        filter_chains.push(tcp_chain(format!("tcp-{port}"), ranges, Some(*port), metrics));
-    }
-    if !ranges.is_empty() {
-        filter_chains.push(http_chain("http".to_owned(), ranges, None, metrics));
-        filter_chains.push(tcp_chain("tcp".to_owned(), ranges, None, metrics));
-    }
+pub fn listener(ranges: &[IpNet], tcp: &TcpPorts, telemetry: &Telemetry) -> Listener {
+    // A chain that names a port hides the chains that do not: HTTP on that port needs its own pair.
+    let ports = tcp.at.keys().copied().map(Some).chain([None]);
+    let filter_chains = ports.flat_map(|port| mesh_chains(ranges, tcp, port, telemetry)).collect();
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", HttpInspector {});
     inspector.filter_disabled = on_ports(&tcp.everywhere);
     Listener {
+        listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", OriginalDst {}), inspector],
+        filter_chains,
+        default_filter_chain: Some(FilterChain {
+            name: PASSTHROUGH.to_owned(),
+            filters: vec![tcp_proxy(PASSTHROUGH, PASSTHROUGH, None, telemetry)],
+            ..Default::default()
+        }),
+        ..bare_listener(ranges)
+    }
+}
+
+/// The outbound listener of a mesh of these ranges, without its filters.
+pub(super) fn bare_listener(ranges: &[IpNet]) -> Listener {
+    let ipv6 = ranges.iter().any(|range| matches!(range, IpNet::V6(_)));
+    Listener {
         name: OUTBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_PORT)),
+        additional_addresses: ipv6_too(OUTBOUND_PORT, ipv6),
         traffic_direction: TrafficDirection::Outbound.into(),
-        listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", OriginalDst {}), inspector],
         // A connection is looked at when it says something, however late: HTTP clients keep connections in store, and
         // one that were taken for TCP after a time would be refused where only requests are allowed. Ports whose
         // server speaks first are not inspected.
         listener_filters_timeout: duration(Duration::ZERO),
-        filter_chains,
-        default_filter_chain: Some(FilterChain {
-            name: PASSTHROUGH.to_owned(),
-            filters: vec![tcp_proxy(
-                PASSTHROUGH,
-                PASSTHROUGH,
-                None,
-                metrics::of_connections(metrics, Reporter::Source),
-            )],
-            ..Default::default()
-        }),
         ..Default::default()
     }
+}
+
+/// The chains for destinations in the mesh's ranges: those of one port, or those of all ports that have none of their
+/// own.
+pub(super) fn mesh_chains(
+    ranges: &[IpNet],
+    tcp: &TcpPorts,
+    port: Option<u16>,
+    telemetry: &Telemetry,
+) -> Vec<FilterChain> {
+    let named = |name: &str| port.map_or_else(|| name.to_owned(), |port| format!("{name}-{port}"));
+    let declared = port.and_then(|port| tcp.at.get(&port)).map(|addresses| {
+        let only: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
+        tcp_chain(named("tcp-declared"), &only, port, telemetry)
+    });
+    let others = (!ranges.is_empty()).then(|| {
+        [http_chain(named("http"), ranges, port, telemetry), tcp_chain(named("tcp"), ranges, port, telemetry)]
+    });
+    declared.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 /// The settings of an HTTP connection manager that changes as little as it can of what passes through.
@@ -122,10 +143,16 @@ pub(super) fn connection_manager(stat_prefix: &str, http_filters: Vec<HttpFilter
         preserve_external_request_id: true,
         // Streams of gRPC and WebSocket may be quiet for as long as they like.
         stream_idle_timeout: duration(Duration::ZERO),
-        http_protocol_options: Some(envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions {
+        http_protocol_options: Some(Http1ProtocolOptions {
             accept_http_10: true,
-            ..Default::default()
+            default_host_for_http_10: http::UNKNOWN_HOST.to_owned(),
+            ..http::http1()
         }),
+        http2_protocol_options: Some(http::http2()),
+        common_http_protocol_options: Some(http::common()),
+        max_request_headers_kb: uint32(http::MAX_HEADERS_KB),
+        // The application says whether it wants the body.
+        proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
         ..Default::default()
     }
@@ -136,63 +163,55 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
 }
 
-/// A TCP proxy that tells `logs` when a connection is opened and when it is closed.
+/// Connections to this cluster, or to the one that filter state names, with what telemetry tells of them.
 pub(super) fn tcp_proxy(
     stat_prefix: &str,
     cluster: &str,
     on_demand: Option<TcpOnDemand>,
-    logs: Vec<AccessLog>,
+    telemetry: &Telemetry,
 ) -> Filter {
-    let config = TcpProxy {
+    let mut proxy = tcp_proxy_config(stat_prefix, cluster, on_demand);
+    tell_of_connections(&mut proxy, telemetry, Reporter::Source);
+    network_filter("envoy.filters.network.tcp_proxy", proxy)
+}
+
+/// Has a TCP proxy tell what telemetry tells of its connections.
+pub(super) fn tell_of_connections(proxy: &mut TcpProxy, telemetry: &Telemetry, reporter: Reporter) {
+    let counted = metrics::of_connections(telemetry.metrics, reporter);
+    proxy.access_log_options = (!counted.is_empty())
+        .then(|| TcpAccessLogOptions { flush_access_log_on_connected: true, ..Default::default() });
+    let logged = access_log::of_connections(telemetry.access_log.as_ref(), reporter.side());
+    proxy.access_log = counted.into_iter().chain(logged).collect();
+}
+
+/// The loggers of a connection manager that tell what telemetry tells of its requests.
+pub(super) fn told_of_requests(telemetry: &Telemetry, reporter: Reporter) -> Vec<AccessLog> {
+    let counted = metrics::of_requests(telemetry.metrics, reporter);
+    let logged = access_log::of_requests(telemetry.access_log.as_ref(), reporter.side());
+    counted.into_iter().chain(logged).collect()
+}
+
+pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> TcpProxy {
+    TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         on_demand,
         // The application's own keep-alive and time-outs decide, as without a mesh.
         idle_timeout: duration(Duration::ZERO),
-        access_log_options: (!logs.is_empty())
-            .then(|| TcpAccessLogOptions { flush_access_log_on_connected: true, ..Default::default() }),
-        access_log: logs,
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.tcp_proxy", config)
+    }
 }
 
-fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: MetricsMode) -> FilterChain {
+fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
     let state = HttpFilterState {
         on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
         ..Default::default()
     };
-    let on_demand = OnDemand {
-        odcds: Some(OnDemandCds {
-            source: Some(ads(ON_DEMAND_TIMEOUT)),
-            timeout: duration(ON_DEMAND_TIMEOUT),
-            ..Default::default()
-        }),
-    };
-    let filters = vec![
-        http_filter("envoy.filters.http.set_filter_state", state),
-        fault::filter(),
-        http_filter("envoy.filters.http.on_demand", on_demand),
-        router(),
-    ];
+    let filters =
+        vec![http_filter("envoy.filters.http.set_filter_state", state), fault::filter(), on_demand(), router()];
     let manager = HttpConnectionManager {
-        early_header_mutation_extensions: vec![extension(
-            "envoy.http.early_header_mutation.header_mutation",
-            HeaderMutation {
-                mutations: vec![
-                    write_header(DESTINATION_HEADER, DESTINATION_FORMAT),
-                    write_header(SOURCE_HEADER, SOURCE_FORMAT),
-                ],
-            },
-        )],
-        // A proxy does not serve before it has its routes, however long that takes.
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads(Duration::ZERO)),
-            route_config_name: OUTBOUND.to_owned(),
-        })),
         local_reply_config: Some(fault::name_the_fault()),
-        access_log: metrics::of_requests(metrics, Reporter::Source),
-        ..connection_manager(OUTBOUND, filters)
+        ..by_destination(OUTBOUND, filters, telemetry)
     };
     FilterChain {
         name,
@@ -205,17 +224,57 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: Metric
     }
 }
 
-fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: MetricsMode) -> FilterChain {
+/// A connection manager whose routes know each request's destination by its header, with what telemetry tells of them.
+pub(super) fn by_destination(routes: &str, filters: Vec<HttpFilter>, telemetry: &Telemetry) -> HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
+        access_log: told_of_requests(telemetry, Reporter::Source),
+        early_header_mutation_extensions: vec![extension(
+            "envoy.http.early_header_mutation.header_mutation",
+            HeaderMutation {
+                mutations: vec![
+                    write_header(DESTINATION_HEADER, DESTINATION_FORMAT),
+                    write_header(SOURCE_HEADER, SOURCE_FORMAT),
+                ],
+            },
+        )],
+        // A proxy does not serve before it has its routes, however long that takes.
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads(Duration::ZERO)),
+            route_config_name: routes.to_owned(),
+        })),
+        ..connection_manager(routes, filters)
+    };
+    if let Some(tracing) = &telemetry.tracing {
+        tracing::trace(&mut manager, tracing);
+    }
+    manager
+}
+
+/// Has a request wait for a cluster that the proxy does not have yet.
+pub(super) fn on_demand() -> HttpFilter {
+    let odcds = OnDemandCds {
+        source: Some(ads(ON_DEMAND_TIMEOUT)),
+        timeout: duration(ON_DEMAND_TIMEOUT),
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.on_demand", OnDemand { odcds: Some(odcds) })
+}
+
+/// Has a connection wait for a cluster that the proxy does not have yet.
+pub(super) fn tcp_on_demand() -> TcpOnDemand {
+    TcpOnDemand {
+        odcds_config: Some(ads(ON_DEMAND_TIMEOUT)),
+        timeout: duration(ON_DEMAND_TIMEOUT),
+        ..Default::default()
+    }
+}
+
+fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
     let state = NetworkFilterState {
         on_new_connection: vec![
             filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT),
             filter_state("envoy.network.application_protocols", ALPN_TCP),
         ],
-        ..Default::default()
-    };
-    let on_demand = TcpOnDemand {
-        odcds_config: Some(ads(ON_DEMAND_TIMEOUT)),
-        timeout: duration(ON_DEMAND_TIMEOUT),
         ..Default::default()
     };
     FilterChain {
@@ -224,13 +283,13 @@ fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, metrics: Metrics
         filters: vec![
             network_filter("envoy.filters.network.set_filter_state", state),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
-            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(on_demand), metrics::of_connections(metrics, Reporter::Source)),
+            tcp_proxy(OUTBOUND, PASSTHROUGH, Some(tcp_on_demand()), telemetry),
         ],
         ..Default::default()
     }
 }
 
-fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
+pub(super) fn in_ranges(ranges: &[IpNet], port: Option<u16>) -> FilterChainMatch {
     FilterChainMatch {
         prefix_ranges: ranges.iter().map(cidr).collect(),
         destination_port: port.and_then(|port| uint32(port.into())),
@@ -265,7 +324,7 @@ fn filter_state(key: &str, format: &str) -> FilterStateValue {
 }
 
 /// Fits the ports; `None` when there are none.
-fn on_ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
+pub(super) fn on_ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
     let on = |port: &u16| ListenerFilterChainMatchPredicate {
         rule: Some(Rule::DestinationPortRange(Int32Range { start: (*port).into(), end: i32::from(*port) + 1 })),
     };

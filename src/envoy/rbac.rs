@@ -64,11 +64,19 @@ pub(super) fn probe_policies(probes: &BTreeSet<Probe>) -> Vec<Named> {
             Probe::Tcp(_) => None,
         })
         .collect();
-    if permissions.is_empty() {
-        return Vec::new();
-    }
+    if permissions.is_empty() { Vec::new() } else { vec![to_anyone("probes", permissions)] }
+}
+
+/// A policy that allows any caller on these pod ports; on all but these if `except`.
+pub(super) fn ports_policy(name: &str, ports: &BTreeSet<u16>, except: bool) -> Named {
+    let on = on_ports(ports);
+    let on = if except { permission(permission::Rule::NotRule(Box::new(on))) } else { on };
+    to_anyone(name, vec![on])
+}
+
+fn to_anyone(name: &str, permissions: Vec<Permission>) -> Named {
     let anyone = Principal { identifier: Some(Identifier::Any(true)) };
-    vec![("probes".to_owned(), Policy { permissions, principals: vec![anyone], ..Default::default() })]
+    (name.to_owned(), Policy { permissions, principals: vec![anyone], ..Default::default() })
 }
 
 /// Encodes a filter that holds policies in the order given.
@@ -130,7 +138,7 @@ pub(super) fn path_header(regex: String) -> HeaderMatcher {
     header(":path", regex)
 }
 
-fn header(name: &str, regex: String) -> HeaderMatcher {
+pub(super) fn header(name: &str, regex: String) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(full_match(regex))),

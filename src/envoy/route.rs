@@ -30,7 +30,7 @@ use prost::Message;
 
 use super::matching::{header_input, take};
 use super::message::boolean;
-use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER};
+use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER, UNSERVED_HEADER};
 use super::rbac::{header_matchers, path_header, prefix_regex};
 use super::{fault, matching, traffic_policy};
 use crate::mesh::ServiceAccountKey;
@@ -66,6 +66,8 @@ pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>
         name: OUTBOUND.to_owned(),
         domains: vec!["*".to_owned()],
         request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
+
+        response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
         retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
     };
@@ -170,13 +172,13 @@ fn share(percentage: Percentage) -> Option<RuntimeFractionalPercent> {
         .then(|| RuntimeFractionalPercent { default_value: Some(fault::fraction(percentage)), ..Default::default() })
 }
 
-fn to(match_: RouteMatch, cluster: ClusterSpecifier, settings: &RequestSettings) -> Route {
+pub(super) fn to(match_: RouteMatch, cluster: ClusterSpecifier, settings: &RequestSettings) -> Route {
     let action = RouteAction { cluster_specifier: Some(cluster), ..Default::default() };
     let action = traffic_policy::route_action(action, settings);
     Route { r#match: Some(match_), action: Some(route::Action::Route(action)), ..Default::default() }
 }
 
-fn any_request() -> RouteMatch {
+pub(super) fn any_request() -> RouteMatch {
     RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() }
 }
 
@@ -213,7 +215,7 @@ mod tests {
         };
         Destination {
             address: SocketAddr::from(([10, 96, 0, last], 80)),
-            split: Vec::new(),
+            splits: Vec::new(),
             faults: vec![plan("shop/some", Some(&["shop/web", "shop/api"])), plan("shop/all", None)],
             requests: RequestSettings::default(),
         }

@@ -22,11 +22,7 @@ use crate::mesh::{SpiffeId, TrustDomain};
 
 /// What a caller does with an endpoint that has a sidecar: only these identities are believed.
 pub(super) fn upstream(sni: String, identities: &BTreeSet<SpiffeId>, trust_domain: &TrustDomain) -> TransportSocket {
-    let mut patterns: Vec<_> = identities.iter().map(|id| MatchPattern::Exact(id.to_string())).collect();
-    if patterns.is_empty() {
-        // An empty list would mean anyone. No endpoint: this is the name of nobody.
-        patterns.push(MatchPattern::Exact(format!("spiffe://{trust_domain}/")));
-    }
+    let patterns = exactly(identities.iter(), trust_domain);
     // The listener states the ALPN of each connection; this one stands for what it does not state.
     let context = UpstreamTlsContext {
         common_tls_context: Some(common(vec![ALPN_TCP.to_owned()], patterns)),
@@ -38,9 +34,30 @@ pub(super) fn upstream(sni: String, identities: &BTreeSet<SpiffeId>, trust_domai
 
 /// What a callee asks of a caller: any identity of the mesh. Who may do what is authorisation's question.
 pub(super) fn downstream(trust_domain: &TrustDomain) -> TransportSocket {
+    accepting(vec![MatchPattern::Prefix(format!("spiffe://{trust_domain}/ns/"))])
+}
+
+/// What a callee asks of a caller where nobody else may say or hear anything: one of these identities.
+pub(super) fn downstream_from<'a>(
+    identities: impl Iterator<Item = &'a SpiffeId>,
+    trust_domain: &TrustDomain,
+) -> TransportSocket {
+    accepting(exactly(identities, trust_domain))
+}
+
+fn exactly<'a>(identities: impl Iterator<Item = &'a SpiffeId>, trust_domain: &TrustDomain) -> Vec<MatchPattern> {
+    let mut patterns: Vec<_> = identities.map(|id| MatchPattern::Exact(id.to_string())).collect();
+    if patterns.is_empty() {
+        // An empty list would mean anyone: this is the name of nobody.
+        patterns.push(MatchPattern::Exact(format!("spiffe://{trust_domain}/")));
+    }
+    patterns
+}
+
+fn accepting(identities: Vec<MatchPattern>) -> TransportSocket {
     let alpn = ALPN_HTTP1.into_iter().chain([ALPN_HTTP2, ALPN_TCP]).map(str::to_owned).collect();
     let context = DownstreamTlsContext {
-        common_tls_context: Some(common(alpn, vec![MatchPattern::Prefix(format!("spiffe://{trust_domain}/ns/"))])),
+        common_tls_context: Some(common(alpn, identities)),
         require_client_certificate: boolean(true),
         ..Default::default()
     };

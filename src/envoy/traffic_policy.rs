@@ -11,12 +11,13 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::Rule;
 use envoy_types::pb::envoy::config::listener::v3::{ListenerFilter, ListenerFilterChainMatchPredicate};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::rate_limit::Action;
 use envoy_types::pb::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cookie, Header, PolicySpecifier};
-use envoy_types::pb::envoy::config::route::v3::{RateLimit as EnvoyRateLimit, RetryPolicy, RouteAction};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RateLimit as EnvoyRateLimit, RetryPolicy, RouteAction};
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit as HttpRateLimit;
@@ -30,10 +31,12 @@ use envoy_types::util::pack_any;
 
 use super::fault::fraction;
 use super::message::{boolean, duration, extension, http_filter, listener_filter, uint32};
+use super::names::UNSERVED_HEADER;
 use crate::mesh::object::{Algorithm, ConnectionSettings, HashKey, Percentage, RateLimit, RequestSettings, Retries};
 
-/// What is retried whatever a policy says: requests that the first endpoint has certainly not seen.
-const NEVER_SERVED: &str = "connect-failure,refused-stream,reset-before-request";
+/// What is retried whatever a policy says: requests that the first endpoint has certainly not seen, since its sidecar was
+/// not reached, or said that the application was not.
+const NEVER_SERVED: &str = "connect-failure,refused-stream,reset-before-request,retriable-headers";
 
 /// How often that is retried without a policy.
 const RETRIES: u32 = 2;
@@ -70,6 +73,11 @@ pub(super) fn retry(policy: Option<&Retries>) -> RetryPolicy {
     let backoff = policy.and_then(|policy| policy.backoff);
     RetryPolicy {
         retry_on: on,
+        retriable_headers: vec![HeaderMatcher {
+            name: UNSERVED_HEADER.to_owned(),
+            header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+            ..Default::default()
+        }],
         retriable_status_codes: statuses.iter().map(|status| (*status).into()).collect(),
         num_retries: uint32(policy.map_or(RETRIES, |policy| policy.attempts)),
         per_try_timeout: policy.and_then(|policy| policy.per_try_timeout).and_then(duration),

@@ -3,10 +3,13 @@
 //! ```text
 //!  (World, Dirty) ─▶ plan again what is dirty ─▶ stop where the plan is equal ─▶ Change
 //!     services.rs: what each address of a Service leads to      pods.rs: what each pod accepts
-//!     ports.rs: the port numbers that are TCP                   findings.rs: what the authors should know
+//!     ports.rs: the port numbers that are TCP                   outbound.rs: the outbound listener
+//!     findings.rs: what the authors should know
 //! ```
 
+mod egress;
 mod findings;
+mod outbound;
 mod pods;
 mod ports;
 mod services;
@@ -15,17 +18,20 @@ mod tests;
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use ipnet::IpNet;
 use prost::Message;
 
 use super::fallback::Addresses;
-use super::{cluster, names, outbound, route};
-use crate::mesh::object::MetricsMode;
+use super::{cluster, collector, names, route};
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey, TrustDomain, World};
+use crate::policy::telemetry;
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType};
 use crate::warm::WarmSets;
+use egress::OfMesh;
 use findings::Findings;
+use outbound::Outbound;
 use pods::Pods;
 use ports::Ports;
 use services::Services;
@@ -36,10 +42,10 @@ pub struct Translator {
     services: Services,
     pods: Pods,
     ports: Ports,
+    outbound: Outbound,
     findings: Findings,
     trust_domain: TrustDomain,
     ranges: Arc<[IpNet]>,
-    metrics: MetricsMode,
     started: bool,
 }
 
@@ -83,26 +89,31 @@ impl Translator {
         if ranges_changed {
             self.ranges = world.config().ranges.clone().into();
         }
-        let metrics = world.config().metrics;
-        let metrics_changed = std::mem::replace(&mut self.metrics, metrics) != metrics;
+        if dirty.config {
+            self.pods.collectors(Self::collectors(world, &mut out));
+        }
         let (mut tcp_ports_changed, mut addresses_changed) = (false, false);
         for key in &dirty.services {
             let (before, after) = self.services.plan(world, key, &mut self.findings, &mut out);
             tcp_ports_changed |= self.ports.replace(key, before.as_deref(), after.as_deref(), &mut self.findings);
         }
         let routes_changed = self.services.publish(&self.trust_domain, &mut out);
+        let telemetry = telemetry::of_mesh(world.config());
+        let listener = (first || ranges_changed || tcp_ports_changed || self.outbound.differs(&telemetry))
+            .then(|| self.outbound.remake(self.ranges.clone(), self.ports.tcp().clone(), telemetry, &mut out));
+        let with_their_own = listener.iter().flat_map(|(_, pods)| pods);
         self.pods.starting(first);
-        for key in &dirty.pods {
-            addresses_changed |= self.pods.update(world, key, &mut self.findings, &mut out);
+        let mesh =
+            OfMesh { ranges: self.ranges.clone(), tcp: self.ports.tcp().clone(), parsed: self.ports.parsed().clone() };
+        self.pods.mesh_changed(mesh, &mut out);
+        for key in with_their_own.filter(|key| !dirty.pods.contains(key)).chain(&dirty.pods) {
+            addresses_changed |= self.pods.update(world, key, &mut self.outbound, &mut self.findings, &mut out);
         }
         if first || ranges_changed || dirty.config || addresses_changed {
             out.changes.push(Change::Fallback(Arc::new(self.addresses())));
         }
-        if first || ranges_changed || tcp_ports_changed || metrics_changed {
-            let listener = out.listener(names::OUTBOUND.into(), metrics, |metrics| {
-                outbound::listener(&self.ranges, self.ports.tcp(), metrics)
-            });
-            out.changes.push(Change::Put(Arc::new(listener)));
+        if let Some((listener, _)) = listener {
+            out.changes.push(Change::Put(listener));
         }
         if first || routes_changed {
             let configuration = route::configuration(self.services.routes());
@@ -115,6 +126,16 @@ impl Translator {
     /// What the authors of the mesh's objects should know, ordered by object.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         self.findings.all()
+    }
+
+    /// The clusters of the collectors that MeshConfig names. Each proxy has them for itself, as it has the inbound listener
+    /// that refers to them: a shared cluster may be tried by others first, and the listener would come before it.
+    fn collectors(world: &World, out: &mut Translated) -> Vec<Arc<Resource>> {
+        let resource = |cluster: Cluster| {
+            let name = ResourceName::from(cluster.name.as_str());
+            Arc::new(out.encode(ResourceType::Cluster, name, &cluster, Some(mesh_config_ref())))
+        };
+        collector::clusters(world.config()).into_iter().map(resource).collect()
     }
 
     fn addresses(&self) -> Addresses {
@@ -138,17 +159,12 @@ impl Translated {
         Resource::new(kind, name, message.encode_to_vec().into(), origin)
     }
 
-    /// A listener with metrics in this mode, and what older Envoys are given instead of one that they cannot load.
-    fn listener(
-        &mut self,
-        name: ResourceName,
-        metrics: MetricsMode,
-        make: impl Fn(MetricsMode) -> Listener,
-    ) -> Resource {
-        let resource = self.encode(ResourceType::Listener, name, &make(metrics), None);
-        match metrics {
-            MetricsMode::Basic => resource,
-            MetricsMode::Full => resource.for_older(make(MetricsMode::Basic).encode_to_vec().into()),
+    /// A listener, and what older Envoys are given instead of one that they cannot load.
+    fn listener(&mut self, name: ResourceName, listener: &Listener, older: Option<Listener>) -> Resource {
+        let resource = self.encode(ResourceType::Listener, name, listener, None);
+        match older {
+            None => resource,
+            Some(older) => resource.for_older(older.encode_to_vec().into()),
         }
     }
 
@@ -161,6 +177,10 @@ impl Translated {
         let resource = self.encode(kind, name, message, origin);
         self.changes.push(Change::Put(Arc::new(resource)));
     }
+}
+
+fn mesh_config_ref() -> ObjectRef {
+    ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() }
 }
 
 fn service_ref(key: &ServiceKey) -> ObjectRef {

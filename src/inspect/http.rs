@@ -17,7 +17,7 @@ use super::proto::inspection_server::InspectionServer;
 use super::proto::{ListDeliveriesRequest, ListDeliveriesResponse, ListHeldBackResponse};
 use super::scrape::TargetGroup;
 use super::service::InspectionService;
-use super::{Delivery, Graph, Mesh, Readiness, deliveries, graph};
+use super::{Audit, Delivery, Graph, Mesh, Readiness, deliveries, graph};
 use crate::xds::status::Proxies;
 
 /// The content type of the OpenMetrics text format.
@@ -34,6 +34,8 @@ pub struct Admin {
     pub graph: Arc<dyn Graph>,
     /// The progress of snapshots.
     pub delivery: Arc<dyn Delivery>,
+    /// What enforcement would deny.
+    pub audit: Arc<dyn Audit>,
     /// What has yet to happen before `/readyz` is 200.
     pub readiness: Readiness,
     /// The metrics.
@@ -43,10 +45,10 @@ pub struct Admin {
 impl Admin {
     /// Everything on one router; gRPC needs HTTP/2 with prior knowledge, as [`serve`] speaks it.
     pub fn router(self) -> Router {
-        let Self { proxies, mesh, graph, delivery, readiness, registry } = self;
+        let Self { proxies, mesh, graph, delivery, audit, readiness, registry } = self;
         let (ledger, refused, edges) = (proxies.clone(), proxies.clone(), graph.clone());
         let pods = mesh.clone();
-        let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery });
+        let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery, audit });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
         Router::new()
             .route("/healthz", get(async || "ok\n"))

@@ -7,6 +7,7 @@
 //!  Readiness, Registry ──┘                      └─ /metrics
 //! ```
 
+mod audit;
 mod deliveries;
 pub mod graph;
 mod http;
@@ -17,9 +18,10 @@ pub mod readiness;
 mod scrape;
 mod service;
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use crate::mesh::{Diagnostic, PodKey, Upstream, WorkloadKey};
+use crate::mesh::{Diagnostic, PodKey, ServiceAccountKey, SpiffeId, Upstream, WorkloadKey};
 use crate::snapshot::ResourceName;
 
 pub use http::{Admin, serve};
@@ -54,6 +56,50 @@ pub trait Graph: Send + Sync {
 
     /// The clusters that a pod's proxy uses; `None` if it is not connected.
     fn used(&self, pod: &PodKey) -> Option<Vec<Used>>;
+}
+
+/// Whoever knows what enforcement would deny.
+pub trait Audit: Send + Sync {
+    /// Every edge that is known, ordered by callee.
+    fn denied(&self) -> Vec<(DeniedEdge, DeniedCalls)>;
+
+    /// Calls of further edges, of which there are too many.
+    fn uncounted(&self) -> u64;
+}
+
+/// Calls that enforcement would deny, by who calls whom and where.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DeniedEdge {
+    /// The workload that is called.
+    pub callee: WorkloadKey,
+    /// Its ServiceAccount, which a TrafficTarget would name as destination.
+    pub account: ServiceAccountKey,
+    /// The pod's port.
+    pub port: u16,
+    /// HTTP requests; else raw connections.
+    pub http: bool,
+    /// Who calls; `None` outside the mesh's mTLS.
+    pub caller: Option<SpiffeId>,
+}
+
+/// What is known of an edge's calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeniedCalls {
+    /// Requests, or connections that have ended.
+    pub ended: u64,
+    /// The requests' methods; `OTHER` stands for those that RFC 9110 does not name.
+    pub methods: BTreeSet<&'static str>,
+    /// When the first was reported.
+    pub first: SystemTime,
+    /// When the last was.
+    pub last: SystemTime,
+}
+
+impl DeniedCalls {
+    /// How many there were: an edge that is known has one at least, which may be a connection that is open.
+    pub fn calls(&self) -> u64 {
+        self.ended.max(1)
+    }
 }
 
 /// A workload calls a Service.

@@ -8,11 +8,11 @@ use tonic::{Request, Response, Status};
 use super::proto::inspection_server::Inspection;
 use super::proto::{
     Convergence, Diagnostic, GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDeliveriesResponse,
-    ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest, ListHeldBackResponse, ListProxiesRequest,
-    ListProxiesResponse, ListUpstreamsRequest, ListUpstreamsResponse, ObjectName, Proxy, Refusal, RefusedResource,
-    ResourceType, Severity, TypeStatus,
+    ListDenialsRequest, ListDenialsResponse, ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest,
+    ListHeldBackResponse, ListProxiesRequest, ListProxiesResponse, ListUpstreamsRequest, ListUpstreamsResponse,
+    ObjectName, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
 };
-use super::{Delivery, Graph, Mesh, deliveries, graph, proto};
+use super::{Audit, Delivery, Graph, Mesh, audit, deliveries, graph, proto};
 use crate::mesh::{self, PodKey, WorkloadKey};
 use crate::snapshot;
 use crate::xds::status::{self, Proxies, ProxyStatus};
@@ -24,6 +24,7 @@ pub(super) struct InspectionService {
     pub(super) mesh: Arc<dyn Mesh>,
     pub(super) graph: Arc<dyn Graph>,
     pub(super) delivery: Arc<dyn Delivery>,
+    pub(super) audit: Arc<dyn Audit>,
 }
 
 #[tonic::async_trait]
@@ -49,6 +50,13 @@ impl Inspection for InspectionService {
 
     async fn get_graph(&self, request: Request<GetGraphRequest>) -> Result<Response<proto::Graph>, Status> {
         Ok(Response::new(graph::message(self.graph.edges(), &request.into_inner().namespace)))
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<ListDenialsRequest>,
+    ) -> Result<Response<ListDenialsResponse>, Status> {
+        Ok(Response::new(audit::list(&*self.audit, &request.into_inner().namespace)))
     }
 
     async fn list_upstreams(

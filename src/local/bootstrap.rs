@@ -95,6 +95,14 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
     [("bootstrap.yaml", fill(SIDECAR)), ("sds-token.yaml", fill(TOKEN)), ("sds-root.yaml", fill(ROOT))]
 }
 
+/// The environment of a sidecar's Envoy: whose its spans are, for the OpenTelemetry tracer. That is configured in the
+/// listener that all sidecars share, and says nothing of the pod.
+pub fn environment(node: &ProxyId, workload: &WorkloadKey) -> (String, String) {
+    let (pod, WorkloadKey { namespace, name }) = (&node.0.name, workload);
+    let attributes = format!("service.name={name}.{namespace},k8s.namespace.name={namespace},k8s.pod.name={pod}");
+    ("OTEL_RESOURCE_ATTRIBUTES".to_owned(), attributes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +127,8 @@ mod tests {
             }
             let text = &render(&bootstrap)[0].1;
             assert!(text.contains("id: \"cart-1.shop\", cluster: \"cart.shop\""), "{text}");
+            let (_, attributes) = environment(&node, &workload);
+            assert_eq!(attributes, "service.name=cart.shop,k8s.namespace.name=shop,k8s.pod.name=cart-1");
             assert_eq!(text.contains("int_value: 1337"), sockets == SidecarSockets::Mark(1337));
         }
     }

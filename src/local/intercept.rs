@@ -122,8 +122,9 @@ delete table inet weft
 table inet weft {{
   chain output {{
     type nat hook output priority -100; policy accept;
-    # Inbound, handed to the application: the sidecar calls from 127.0.0.6.
+    # Inbound, handed to the application: the sidecar calls from 127.0.0.6, or ::6.
     oifname "lo" ip saddr 127.0.0.6 return
+    oifname "lo" ip6 saddr ::6 return
     # The sidecar calls the pod's own address: the pod is a backend of a Service that it calls.
     oifname "lo" {own} ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :{INBOUND_PORT}
     oifname "lo" {own} ip6 daddr != ::1 meta l4proto tcp redirect to :{INBOUND_PORT}

@@ -74,6 +74,8 @@ pub struct Setup {
     pub envoy: Result<PathBuf, String>,
     /// More arguments of the control plane, `weft serve`.
     pub serve: Vec<String>,
+    /// Pods have IPv6 addresses as well.
+    pub dual_stack: bool,
 }
 
 /// What goes wrong inside the playground.

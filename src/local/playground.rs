@@ -202,7 +202,8 @@ async fn serve(
         Ok(Some((FromOuter::Listen, mut descriptors))) => descriptors.pop().ok_or(PlaygroundError::NotByHand)?,
         _ => return Err(PlaygroundError::NotByHand),
     };
-    blocking(node::set_up).await??;
+    let dual_stack = setup.dual_stack;
+    blocking(move || node::set_up(dual_stack)).await??;
     let pods = Arc::new(Pods { setup: setup.clone(), table: Mutex::default() });
     let wiring = wire(&setup, Arc::clone(&pods)).await?;
     let stop = CancellationToken::new();

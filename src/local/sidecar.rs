@@ -8,6 +8,7 @@
 //!  root/root.pem  ─▶ ..data/root.pem
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -164,7 +165,8 @@ impl Sidecar {
         }
     }
 
-    /// Who it is, for the faults that it is to suffer (`envoy::fault`) and for the labels of its metrics (`envoy::metrics`).
+    /// Who it is: for the faults that it is to suffer (`envoy::fault`), the labels of its metrics (`envoy::metrics`) and its
+    /// spans (`envoy::tracing`).
     fn environment(&self) -> Vec<(String, String)> {
         let spec = &self.pod.spec;
         let version = spec.version.clone().map(|version| ("WEFT_VERSION", version));
@@ -173,7 +175,8 @@ impl Sidecar {
             ("WEFT_NAMESPACE", spec.key.namespace.to_string()),
             ("WEFT_WORKLOAD", spec.workload.name.to_string()),
         ];
-        names.into_iter().chain(version).map(|(name, value)| (name.to_owned(), value)).collect()
+        let names = names.into_iter().chain(version).map(|(name, value)| (name.to_owned(), value));
+        names.chain([bootstrap::environment(&ProxyId(spec.key.clone()), &spec.workload)]).collect()
     }
 
     /// The Envoy process.
@@ -182,8 +185,10 @@ impl Sidecar {
         let configuration = format!("{SEEN_AS}/bootstrap.yaml");
         // Network namespaces do not isolate the shared memory of hot restart.
         let argv = [ENVOY_EXE, "-c", &configuration, "--concurrency", "1", "--disable-hot-restart", "-l", level];
+        let drain_time = drain_time(&self.pod.spec.annotations).map(|seconds| seconds.to_string());
+        let drain_time = drain_time.iter().flat_map(|seconds| ["--drain-time-s", seconds]);
         Process {
-            argv: argv.map(str::to_owned).to_vec(),
+            argv: argv.into_iter().chain(drain_time).map(str::to_owned).collect(),
             env: self.environment(),
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
@@ -193,6 +198,12 @@ impl Sidecar {
             files: self.files.clone(),
         }
     }
+}
+
+/// How many seconds connections may stay on what has been replaced in a sidecar: a filter chain, a listener. Envoy's
+/// own time, 600, holds where the annotation says nothing that can be read.
+fn drain_time(annotations: &BTreeMap<String, String>) -> Option<u32> {
+    annotations.get("weft.dev/drain-seconds")?.parse().ok()
 }
 
 /// Waits until the control plane has written its root: an Envoy that starts without one complains and connects late.

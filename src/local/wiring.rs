@@ -59,7 +59,7 @@ pub async fn wire(setup: &Setup, pods: Arc<Pods>) -> Result<Wiring, PlaygroundEr
     let (inputs, queue) = mpsc::unbounded_channel();
     let (effects, effects_seen) = mpsc::unbounded_channel();
     let driver = Driver {
-        cluster: Cluster::new(Config { executable: WEFT_EXE.into() }),
+        cluster: Cluster::new(Config { executable: WEFT_EXE.into(), dual_stack: setup.dual_stack }),
         state,
         zone,
         service_proxy: ServiceProxy::Nft,
@@ -135,6 +135,7 @@ fn object(manifest: &Manifest) -> Option<Object> {
     Some(match manifest {
         Manifest::Namespace(o) => Object::Namespace(o.clone()),
         Manifest::Deployment(o) => Object::Deployment(o.clone()),
+        Manifest::StatefulSet(o) => Object::StatefulSet(o.clone()),
         Manifest::Pod(o) => Object::Pod(o.clone()),
         Manifest::Service(o) => Object::Service(o.clone()),
         Manifest::EndpointSlice(o) => Object::EndpointSlice(o.clone()),

@@ -77,6 +77,9 @@ pub(crate) fn pod(key: &str, ip: &str) -> Pod {
         host_network: false,
         terminating: false,
         upstreams: BTreeSet::new(),
+        sampling: None,
+        access_log: None,
+        mtls: PodMtls::default(),
     }
 }
 
@@ -191,7 +194,54 @@ pub(crate) fn slice(key: &str, service: &str, ports: &[(u16, u16)], pods: &[&Pod
 }
 
 pub(crate) fn namespace(name: &str) -> NamespaceObject {
-    NamespaceObject { name: Namespace::from(name), inject: true, mtls: None, authorization: None }
+    NamespaceObject {
+        name: Namespace::from(name),
+        inject: true,
+        mtls: None,
+        authorization: None,
+        egress: None,
+        sampling: None,
+        access_log: None,
+    }
+}
+
+/// An Egress that names nothing yet.
+pub(crate) fn egress(key: &str) -> Egress {
+    let (namespace, name) = split_key(key);
+    Egress {
+        namespace: namespace.into(),
+        name: name.into(),
+        hosts: BTreeSet::new(),
+        addresses: BTreeSet::new(),
+        ports: BTreeSet::new(),
+        sources: None,
+    }
+}
+
+impl Egress {
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        self.hosts.insert(match host.strip_prefix("*.") {
+            Some(name) => EgressHost::Below(name.into()),
+            None => EgressHost::Exactly(host.into()),
+        });
+        self
+    }
+
+    pub(crate) fn address(mut self, range: &str) -> Self {
+        self.addresses.insert(range.parse().expect("a range"));
+        self
+    }
+
+    pub(crate) fn port(mut self, number: u16, protocol: Option<EgressProtocol>) -> Self {
+        self.ports.insert(EgressPort { number, protocol });
+        self
+    }
+
+    pub(crate) fn source(mut self, name: &str) -> Self {
+        let account = ServiceAccountKey::new(self.namespace.clone(), name);
+        self.sources.get_or_insert_default().insert(account);
+        self
+    }
 }
 
 pub(crate) fn enforcing() -> Object {

@@ -214,6 +214,7 @@ pub enum Kind {
     ServiceAccount,
     Pod,
     Deployment,
+    StatefulSet,
     Service,
     EndpointSlice,
     TrafficSplit,
@@ -224,6 +225,7 @@ pub enum Kind {
     TrafficFault,
     TrafficPolicy,
     MeshConfig,
+    Egress,
 }
 
 impl fmt::Display for Kind {

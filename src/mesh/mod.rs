@@ -7,10 +7,12 @@
 //! Everything here is plain data and synchronous functions: no client, no socket, no runtime.
 
 pub mod diagnostic;
+mod egress;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod id;
 pub mod object;
+pub mod telemetry;
 pub mod upstream;
 pub mod world;
 

@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use super::egress::{Egress, EgressHost, EgressMode, EgressPort, EgressProtocol};
+use super::telemetry::{AccessLog, Sampling, Tracing};
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, TrustDomain, Upstream, WorkloadKey};
 
+pub use super::telemetry::{AccessLogMode, LogFormat};
 mod attachment;
 mod fault;
 mod traffic_policy;
@@ -40,6 +43,7 @@ pub enum Object {
     TrafficFault(TrafficFault),
     TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(MeshConfig),
+    Egress(Egress),
 }
 
 impl Object {
@@ -59,6 +63,7 @@ impl Object {
             Self::HttpRouteGroup(o) => namespaced(Kind::HTTPRouteGroup, &o.namespace, &o.name),
             Self::TcpRoute(o) => namespaced(Kind::TCPRoute, &o.namespace, &o.name),
             Self::TrafficTarget(o) => namespaced(Kind::TrafficTarget, &o.namespace, &o.name),
+            Self::Egress(o) => namespaced(Kind::Egress, &o.namespace, &o.name),
             Self::TrafficFault(o) => namespaced(Kind::TrafficFault, &o.namespace, &o.name),
             Self::TrafficPolicy(o) => namespaced(Kind::TrafficPolicy, &o.namespace, &o.name),
             Self::MeshConfig(_) => ObjectRef { kind: Kind::MeshConfig, namespace: None, name: "default".into() },
@@ -77,6 +82,12 @@ pub struct NamespaceObject {
     pub mtls: Option<MtlsMode>,
     /// The annotation `weft.dev/authorization`, which overrides `MeshConfig.spec.authorization.mode`.
     pub authorization: Option<AuthorizationMode>,
+    /// The annotation `weft.dev/egress`, which overrides `MeshConfig.spec.egress.mode`.
+    pub egress: Option<EgressMode>,
+    /// The annotation `weft.dev/trace-sampling`, which overrides `MeshConfig.spec.tracing.sampling`.
+    pub sampling: Option<Sampling>,
+    /// The annotation `weft.dev/access-log`, which overrides `MeshConfig.spec.accessLog.mode`.
+    pub access_log: Option<AccessLogMode>,
 }
 
 /// What an inbound listener does with a connection that is not the mesh's mTLS.
@@ -136,6 +147,21 @@ pub struct Pod {
     pub terminating: bool,
     /// What the annotation `weft.dev/upstreams` names, which is warm from the start.
     pub upstreams: BTreeSet<Upstream>,
+    /// The annotation `weft.dev/trace-sampling`, which overrides the namespace's.
+    pub sampling: Option<Sampling>,
+    /// The annotation `weft.dev/access-log`, which overrides the namespace's.
+    pub access_log: Option<AccessLogMode>,
+    /// What it says of mTLS for itself, which is more specific than what its namespace and the mesh say.
+    pub mtls: PodMtls,
+}
+
+/// What a pod says of mTLS for itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PodMtls {
+    /// The annotation `weft.dev/mtls`: for every port that `ports` does not name.
+    pub mode: Option<MtlsMode>,
+    /// The annotation `weft.dev/mtls-ports`, by pod port.
+    pub ports: BTreeMap<u16, MtlsMode>,
 }
 
 impl Pod {
@@ -236,6 +262,29 @@ pub enum Protocol {
     Tcp,
     /// Not declared: the first bytes decide.
     Detect,
+}
+
+impl Protocol {
+    /// Ports of protocols in which the server speaks first: waiting for the client's first bytes would wait for ever.
+    ///
+    /// PostgreSQL (5432), MongoDB (27017), Redis (6379) and AMQP (5672) are not here: their clients speak first.
+    pub const SERVER_FIRST: [u16; 15] = [
+        21,    // FTP
+        22,    // SSH
+        23,    // Telnet
+        25,    // SMTP
+        110,   // POP3
+        119,   // NNTP
+        143,   // IMAP
+        587,   // SMTP submission
+        873,   // rsync
+        2525,  // SMTP, by convention
+        3306,  // MySQL
+        4222,  // NATS: the server begins with INFO
+        5900,  // VNC
+        6600,  // MPD
+        33060, // MySQL X, which begins with a notice
+    ];
 }
 
 /// An EndpointSlice of a Service.
@@ -373,8 +422,14 @@ pub struct MeshConfig {
     pub discovery: DiscoveryMode,
     /// `spec.metrics.mode`.
     pub metrics: MetricsMode,
+    /// `spec.egress.mode`.
+    pub egress: EgressMode,
     /// `spec.network.ranges`: the pod and Service ranges; destinations outside them pass through.
     pub ranges: Vec<IpNet>,
+    /// `spec.tracing`; nothing is traced before a provider is named.
+    pub tracing: Option<Tracing>,
+    /// `spec.accessLog`.
+    pub access_log: AccessLog,
 }
 
 /// How a sidecar comes to know a destination.
@@ -395,10 +450,13 @@ impl Default for MeshConfig {
             authorization: AuthorizationMode::default(),
             discovery: DiscoveryMode::default(),
             metrics: MetricsMode::default(),
+            egress: EgressMode::default(),
             ranges: vec![
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12)),
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16)),
             ],
+            tracing: None,
+            access_log: AccessLog::default(),
         }
     }
 }

@@ -12,6 +12,7 @@
 //!  HTTPRouteGroup         ─▶ roots of splits and targets of faults that match by it, pods of targets that allow by it
 //!  TCPRoute, TrafficTarget ─▶ pods of the destination account
 //!  Namespace              ─▶ its pods
+//!  Egress                 ─▶ pods of its sources, or of its namespace
 //!  MeshConfig             ─▶ everything
 //! ```
 //!
@@ -23,14 +24,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::{
-    EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute, TrafficFault,
-    TrafficPolicy, TrafficSplit, TrafficTarget,
+    Egress, EndpointSlice, HttpRouteGroup, Labels, MeshConfig, NamespaceObject, Object, Pod, Service, TcpRoute,
+    TrafficFault, TrafficPolicy, TrafficSplit, TrafficTarget,
 };
 use super::{Kind, Namespace, ObjectRef, PodKey, ServiceAccountKey, ServiceKey};
 use index::{Index, Named};
 
 /// One change to the mesh.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "few exist at a time, and each is taken apart at once")]
 pub enum Event {
     /// The object is new or different.
     Apply(Object),
@@ -75,6 +77,7 @@ pub struct World {
     route_groups: BTreeMap<Named, HttpRouteGroup>,
     tcp_routes: BTreeMap<Named, TcpRoute>,
     targets: BTreeMap<Named, TrafficTarget>,
+    egresses: BTreeMap<Named, Egress>,
     faults: BTreeMap<Named, TrafficFault>,
     policies: BTreeMap<Named, TrafficPolicy>,
     index: Index,
@@ -106,6 +109,9 @@ impl World {
             Event::Apply(Object::TrafficTarget(object)) => {
                 self.set_target((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
             }
+            Event::Apply(Object::Egress(object)) => {
+                self.set_egress((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
+            }
             Event::Apply(Object::TrafficFault(object)) => {
                 self.set_fault((object.namespace.clone(), object.name.clone()), Some(object), &mut dirty);
             }
@@ -136,14 +142,22 @@ impl World {
             Kind::HTTPRouteGroup => self.set_route_group((namespace, name), None, dirty),
             Kind::TCPRoute => self.set_tcp_route((namespace, name), None, dirty),
             Kind::TrafficTarget => self.set_target((namespace, name), None, dirty),
+            Kind::Egress => self.set_egress((namespace, name), None, dirty),
             Kind::TrafficFault => self.set_fault((namespace, name), None, dirty),
             Kind::TrafficPolicy => self.set_policy((namespace, name), None, dirty),
-            Kind::Namespace | Kind::MeshConfig | Kind::ServiceAccount | Kind::Deployment | Kind::UDPRoute => {}
+            Kind::Namespace
+            | Kind::MeshConfig
+            | Kind::ServiceAccount
+            | Kind::Deployment
+            | Kind::StatefulSet
+            | Kind::UDPRoute => {}
         }
     }
 
     fn set_namespace(&mut self, name: Namespace, new: Option<NamespaceObject>, dirty: &mut Dirty) {
-        let modes = |object: Option<&NamespaceObject>| object.map_or((None, None), |ns| (ns.mtls, ns.authorization));
+        let modes = |object: Option<&NamespaceObject>| {
+            object.map(|ns| (ns.mtls, ns.authorization, ns.egress, ns.sampling, ns.access_log)).unwrap_or_default()
+        };
         let after = modes(new.as_ref());
         let Some(before) = replace(&mut self.namespaces, name.clone(), new) else { return };
         if modes(before.as_ref()) != after {
@@ -289,6 +303,20 @@ impl World {
         if let Some(target) = self.targets.get(&name) {
             self.index.insert_target(&name, target);
             dirty.pods.extend(self.index.pods_of_account.get(&target.destination).cloned());
+        }
+    }
+
+    fn set_egress(&mut self, name: Named, new: Option<Egress>, dirty: &mut Dirty) {
+        let Some(old) = replace(&mut self.egresses, name.clone(), new) else { return };
+        for egress in old.iter().chain(self.egresses.get(&name)) {
+            match &egress.sources {
+                None => dirty.pods.extend(self.pods_in(&name.0).map(|pod| pod.key.clone())),
+                Some(accounts) => {
+                    dirty
+                        .pods
+                        .extend(accounts.iter().flat_map(|account| self.index.pods_of_account.get(account)).cloned());
+                }
+            }
         }
     }
 
@@ -442,6 +470,12 @@ impl World {
         self.tcp_routes.get(&(namespace.clone(), name.clone()))
     }
 
+    /// The Egresses of a namespace, ordered by name.
+    pub fn egresses_of(&self, namespace: &Namespace) -> impl Iterator<Item = &Egress> {
+        let first = (namespace.clone(), "".into());
+        self.egresses.range(first..).take_while(move |(name, _)| name.0 == *namespace).map(|(_, egress)| egress)
+    }
+
     fn pods_in<'a>(&'a self, namespace: &'a Namespace) -> impl Iterator<Item = &'a Pod> {
         let first = PodKey::new(namespace.clone(), "");
         self.pods.range(first..).map(|(_, pod)| pod).take_while(move |pod| pod.key.namespace == *namespace)
@@ -468,7 +502,7 @@ fn named_by(slice: Option<&EndpointSlice>) -> BTreeSet<(PodKey, ServiceKey)> {
     endpoints.filter_map(|(slice, endpoint)| Some((endpoint.pod.clone()?, slice.service.clone()))).collect()
 }
 
-/// Whether the callers of a pod see no difference. Probes and upstreams are the pod's own affair.
+/// Whether the callers of a pod see no difference. Probes, upstreams and telemetry are the pod's own affair.
 fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
     let Pod {
         key: _,
@@ -482,6 +516,9 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         host_network,
         terminating,
         upstreams: _,
+        sampling: _,
+        access_log: _,
+        mtls: _,
     } = old;
     (ips, labels, account, workload, meshed, ports)
         == (&new.ips, &new.labels, &new.account, &new.workload, &new.meshed, &new.ports)

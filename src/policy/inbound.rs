@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 use crate::mesh::object::{
-    AuthorizationMode, HttpMatch, MetricsMode, MtlsMode, Pod, Probe, Protocol, RateLimit, TargetRule, TrafficTarget,
+    AuthorizationMode, HttpMatch, MtlsMode, Pod, Probe, Protocol, RateLimit, TargetRule, TrafficTarget,
 };
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, SpiffeId, TrustDomain, World};
 
 use super::outbound::target_on;
+use super::telemetry::{self, Telemetry};
 use super::traffic_policy;
 
 /// What one pod accepts. Pods of a workload usually share it.
@@ -21,18 +22,29 @@ use super::traffic_policy;
 pub struct InboundPlan {
     /// Only identities of this trust domain are believed.
     pub trust_domain: TrustDomain,
-    /// Whether connections outside the mesh's mTLS are served.
+    /// Whether it is called by IPv6 as well.
+    pub ipv6: bool,
+    /// Whether connections outside the mesh's mTLS are served, on ports that `mtls_ports` does not name.
     pub mtls: MtlsMode,
+    /// The pod ports that have another mode than `mtls`.
+    pub mtls_ports: BTreeMap<u16, MtlsMode>,
     /// How far `allow` is enforced.
     pub authorization: AuthorizationMode,
-    /// What is counted.
-    pub metrics: MetricsMode,
     /// Probes that are answered in clear, whoever asks.
     pub probes: BTreeSet<Probe>,
     /// What is allowed; everything else is not. Empty unless `authorization` asks for it.
     pub allow: Vec<AllowPolicy>,
+    /// What the sidecar tells of what it carries, in both directions.
+    pub telemetry: Telemetry,
     /// How much is taken by pod port: requests, or connections where it is TCP.
     pub rates: BTreeMap<u16, (Traffic, RateLimit)>,
+}
+
+impl InboundPlan {
+    /// The same, for Envoys that cannot load what it comes to; `None` where they can.
+    pub fn for_older(&self) -> Option<Self> {
+        self.telemetry.for_older().map(|telemetry| Self { telemetry, ..self.clone() })
+    }
 }
 
 /// What a rate limit counts.
@@ -97,13 +109,23 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
             targets.filter_map(|target| allow_policy(world, pod, target, &mut diagnostics)).collect()
         }
     };
+    // What is said most specifically holds: of the port, the pod, the namespace, the mesh.
+    let mtls = pod.mtls.mode.or(namespace.and_then(|ns| ns.mtls)).unwrap_or(config.mtls);
     let plan = InboundPlan {
         trust_domain: config.trust_domain.clone(),
-        mtls: namespace.and_then(|ns| ns.mtls).unwrap_or(config.mtls),
+        ipv6: pod.ips.iter().any(std::net::IpAddr::is_ipv6),
+        mtls,
+        mtls_ports: pod
+            .mtls
+            .ports
+            .iter()
+            .map(|(port, mode)| (*port, *mode))
+            .filter(|(_, mode)| *mode != mtls)
+            .collect(),
         authorization,
-        metrics: config.metrics,
         probes: pod.probes.clone(),
         allow,
+        telemetry: telemetry::of_pod(world, pod),
         rates: rates(world, pod),
     };
     Some((plan, diagnostics))

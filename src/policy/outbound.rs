@@ -14,7 +14,8 @@ use std::sync::Arc;
 use super::fault::{self, FaultPlan};
 use super::traffic_policy;
 use crate::mesh::object::{
-    ConnectionSettings, HttpMatch, Pod, Protocol, RequestSettings, Service, ServicePort, TargetPort, TrafficSplit,
+    ConnectionSettings, Endpoint, HttpMatch, Pod, Protocol, RequestSettings, Service, ServicePort, TargetPort,
+    TrafficSplit,
 };
 use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
 
@@ -231,11 +232,20 @@ fn split_matches(world: &World, split: &TrafficSplit, diagnostics: &mut Vec<Diag
 
 /// The ready endpoints of a Service's port: from its EndpointSlices, else from the pods that it selects.
 fn endpoints(world: &World, service: &Service, port: &ServicePort) -> Vec<EndpointPlan> {
+    let is_ready = |endpoint: &&Endpoint| endpoint.ready && !endpoint.terminating;
+    let all = world.slices_of(&service.key).flat_map(|slice| &slice.endpoints).filter(is_ready);
+    let addresses: BTreeSet<IpAddr> = all.map(|endpoint| endpoint.ip).collect();
+    let addresses = &addresses;
     let sliced = world.slices_of(&service.key).flat_map(|slice| {
         let number = slice.ports.get(&port.name).copied();
-        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready && !endpoint.terminating);
+        let ready = slice.endpoints.iter().filter(is_ready);
         ready.filter_map(move |endpoint| {
             let pod = endpoint.pod.as_ref().and_then(|pod| world.pod(pod));
+            // A pod of both families has a slice for each, and is one endpoint by its primary address.
+            let primary = pod.and_then(|pod| pod.ips.first()).filter(|primary| **primary != endpoint.ip);
+            if primary.is_some_and(|primary| addresses.contains(primary)) {
+                return None;
+            }
             // A port that gets another name has it in the Service first, and in the slices a moment later: until then
             // its target on the pod tells what the slices are about to say.
             let number = number.or_else(|| target_on(pod?, &port.target))?;

@@ -237,6 +237,20 @@ const KUBERNETES: &[Case] = &[
         "`Strict`, `Permissive`",
     ),
     warning(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: x\n  annotations:\n    weft.dev/mtls: permisive\nspec: {containers: [{name: a, image: a}]}\n",
+        6,
+        "metadata.annotations.weft.dev/mtls",
+        "`permisive` is no mode, so the pod is held to be strict",
+        "`permissive`",
+    ),
+    warning(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: x\n  annotations:\n    weft.dev/mtls-ports: http=permissive\nspec: {containers: [{name: a, image: a}]}\n",
+        6,
+        "metadata.annotations.weft.dev/mtls-ports",
+        "names no port",
+        "PORT=strict",
+    ),
+    warning(
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  labels:\n    weft.dev/inject: 'true'\n",
         6,
         "metadata.labels.weft.dev/inject",
@@ -625,6 +639,205 @@ const CONFIG: &[Case] = &[
     warning(config!("spec:\n  mtsl: {mode: Strict}\n"), 5, "spec.mtsl", "no such field", "correct its name"),
 ];
 
+const TELEMETRY: &[Case] = &[
+    error(
+        config!("spec:\n  tracing:\n    provider: {otlp: {grpc: jaeger}}\n"),
+        6,
+        "spec.tracing.provider.otlp.grpc",
+        "`jaeger` is not a host and port",
+        "jaeger.observability:4317",
+    ),
+    error(
+        config!("spec:\n  tracing:\n    provider: {otlp: {http: \"https://jaeger:4318\"}}\n"),
+        6,
+        "spec.tracing.provider.otlp.http",
+        "not a URL that spans can be sent to",
+        "http://HOST:PORT/v1/traces",
+    ),
+    error(
+        config!("spec:\n  tracing:\n    provider: {zipkin: \"http://:9411\"}\n"),
+        6,
+        "spec.tracing.provider.zipkin",
+        "not a URL",
+        "/api/v2/spans",
+    ),
+    error(
+        config!("spec:\n  tracing:\n    provider: {otlp: {grpc: \"a:1\"}, zipkin: \"http://a\"}\n"),
+        6,
+        "spec.tracing.provider",
+        "one collector",
+        "one of `otlp.grpc`, `otlp.http` and `zipkin`",
+    ),
+    error(
+        config!("spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    sampling: 101\n"),
+        7,
+        "spec.tracing.sampling",
+        "`101` is not a percentage",
+        "0.01 to 100",
+    ),
+    error(
+        config!("spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    sampling: all\n"),
+        7,
+        "spec.tracing.sampling",
+        "invalid type",
+        "kubectl explain",
+    ),
+    error(
+        config!(
+            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: \"x y\"}\n"
+        ),
+        8,
+        "spec.tracing.tags[0].header",
+        "not a header's name",
+        "letters",
+    ),
+    error(
+        config!(
+            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: x, literal: z}\n"
+        ),
+        8,
+        "spec.tracing.tags[0]",
+        "tag `a` is to come from one place",
+        "one of `header`",
+    ),
+    error(
+        config!(
+            "spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {name: a, header: x}\n    - {name: a, literal: z}\n"
+        ),
+        9,
+        "spec.tracing.tags[1].name",
+        "two tags are named `a`",
+        "of its own",
+    ),
+    error(
+        config!("spec:\n  tracing:\n    provider: {zipkin: \"http://a\"}\n    tags:\n    - {header: x}\n"),
+        8,
+        "spec.tracing.tags[0].name",
+        "has no name",
+        "set it",
+    ),
+    warning(
+        config!("spec:\n  tracing:\n    sampling: 10\n"),
+        5,
+        "spec.tracing.provider",
+        "no collector is named",
+        "jaeger.observability:4317",
+    ),
+    error(
+        config!("spec:\n  accessLog:\n    mode: Some\n"),
+        6,
+        "spec.accessLog.mode",
+        "`Some` is not a mode",
+        "`Off`, `Errors`, `All`",
+    ),
+    error(config!("spec:\n  accessLog:\n    mode: off\n"), 6, "spec.accessLog.mode", "invalid type", "quotes"),
+    error(
+        config!("spec:\n  accessLog:\n    output: {otlp: {grpc: \"http://a:1\"}}\n"),
+        6,
+        "spec.accessLog.output.otlp.grpc",
+        "not a host and port",
+        "jaeger.observability:4317",
+    ),
+    warning(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  annotations:\n    weft.dev/trace-sampling: most\n",
+        6,
+        "metadata.annotations.weft.dev/trace-sampling",
+        "`most` is not a percentage",
+        "0.01 to 100",
+    ),
+    warning(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  annotations:\n    weft.dev/access-log: loud\n",
+        6,
+        "metadata.annotations.weft.dev/access-log",
+        "`loud` is not a mode",
+        "`Errors`",
+    ),
+];
+
+macro_rules! egress {
+    ($rest:literal) => {
+        object!("weft.dev/v1alpha1" "Egress" "e" $rest)
+    };
+}
+
+const EGRESS: &[Case] = &[
+    error(egress!("spec: {}\n"), 4, "spec", "allows nothing", "spec.hosts or spec.addresses"),
+    error(
+        egress!("spec:\n  hosts:\n  - a.example\n  - https://a.example\n"),
+        7,
+        "spec.hosts[1]",
+        "not the name of a host",
+        "without scheme",
+    ),
+    error(egress!("spec:\n  hosts: [\"a.example:443\"]\n"), 5, "spec.hosts[0]", "not the name of a host", "spec.ports"),
+    error(egress!("spec:\n  hosts: [192.0.2.1]\n"), 5, "spec.hosts[0]", "not the name of a host", "spec.addresses"),
+    error(egress!("spec:\n  hosts: [\"*\"]\n"), 5, "spec.hosts[0]", "not the name of a host", "0.0.0.0/0"),
+    error(
+        egress!("spec:\n  hosts: [api.*.example]\n"),
+        5,
+        "spec.hosts[0]",
+        "not the name of a host",
+        "`*.` and a DNS name",
+    ),
+    error(egress!("spec:\n  addresses: [a.example]\n"), 5, "spec.addresses[0]", "not an address range", "spec.hosts"),
+    warning(
+        egress!("spec:\n  addresses: [192.0.2.1/24]\n"),
+        5,
+        "spec.addresses[0]",
+        "read as 192.0.2.0/24",
+        "write 192.0.2.0/24",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  ports: [{number: 0}]\n"),
+        6,
+        "spec.ports[0].number",
+        "not a port",
+        "65535",
+    ),
+    error(
+        egress!("spec:\n  addresses: [192.0.2.1]\n  ports: [{number: 53, protocol: UDP}]\n"),
+        6,
+        "spec.ports[0].protocol",
+        "`UDP` is not a protocol",
+        "HTTP, TLS or TCP",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  ports: [{number: 25, protocol: TCP}]\n"),
+        6,
+        "spec.ports",
+        "nothing in TCP tells",
+        "spec.addresses",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  sources: [{kind: Group, name: a}]\n"),
+        6,
+        "spec.sources[0].kind",
+        "a Group",
+        "ServiceAccount",
+    ),
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  sources: [{name: a, namespace: bank}]\n"),
+        6,
+        "spec.sources[0].namespace",
+        "cannot allow accounts of bank",
+        "an Egress in bank",
+    ),
+    warning(
+        egress!("spec:\n  hosts: [a.example]\n  sources: []\n"),
+        6,
+        "spec.sources",
+        "allows nobody",
+        "ServiceAccount",
+    ),
+    error(
+        config!("spec:\n  egress:\n    mode: none\n"),
+        6,
+        "spec.egress.mode",
+        "`none` is not a mode",
+        "`Allow`, `Deny`",
+    ),
+];
+
 const FAULT: &[Case] = &[
     error(
         fault!("spec:\n  targetRefs: []\n  delay: {fixed: 1s}\n"),
@@ -983,7 +1196,8 @@ fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
 
 #[test]
 fn every_bad_input_ends_in_the_intended_finding() {
-    let cases: Vec<_> = [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY].into_iter().flatten().collect();
+    let cases: Vec<_> =
+        [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY, TELEMETRY, EGRESS].into_iter().flatten().collect();
     assert!(cases.len() >= 45);
     let mut wrong = Vec::new();
     for case in &cases {
@@ -1011,7 +1225,7 @@ fn every_bad_input_ends_in_the_intended_finding() {
 #[test]
 fn a_bad_document_between_two_good_ones_is_alone_in_being_kept_out() {
     let good = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
-    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY].into_iter().flatten() {
+    for case in [YAML, IDENTITY, KUBERNETES, SMI, CONFIG, FAULT, POLICY, TELEMETRY, EGRESS].into_iter().flatten() {
         let (_, alone) = findings(case.text);
         let bad = case.text.trim_start_matches("# fine\n---\n").trim_end_matches("---\n");
         let (found, objects) = findings(&format!("{}---\n{bad}---\n{}", good("one"), good("two")));

@@ -7,8 +7,11 @@
 //!  body ◀── frames ◀── wire ◀──────────────── session ──uses──▶ subscription       (pure)
 //!  (shared bytes, encoded once)                  │
 //!                                                └─ status ──▶ registry (who has acknowledged what)
+//!
+//!  Envoy ──▶ connection ──▶ service ──▶ access_logs (what enforcement would deny)
 //! ```
 
+pub mod access_logs;
 pub mod admission;
 pub mod auth;
 mod beginnings;

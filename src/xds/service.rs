@@ -1,4 +1,5 @@
-//! The gRPC face: `envoy.service.discovery.v3.AggregatedDiscoveryService`, for authenticated proxies only.
+//! The gRPC face: `envoy.service.discovery.v3.AggregatedDiscoveryService` and the reports of `access_logs`, for
+//! authenticated proxies only.
 //!
 //! ```text
 //!  connection ──HTTP/2 request──▶ answer ─▶ authenticate ─▶ stream (a task)
@@ -20,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::access_logs::{self, Denials};
 use super::admission::{Admission, Counts, Limits, Place};
-use super::auth::{AuthError, Authenticator, Secrets, bearer};
+use super::auth::{AuthError, Authenticator, ProxyIdentity, Secrets, bearer};
 use super::body::ResponseBody;
 use super::connection;
 use super::frames::Frames;
@@ -36,6 +38,8 @@ use crate::snapshot::Snapshot;
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
+const ACCESS_LOGS: &str = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs";
+
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The xDS server.
@@ -43,6 +47,7 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 pub struct Server {
     shared: Shared,
     authenticator: Arc<dyn Authenticator>,
+    denials: Arc<dyn Denials>,
 }
 
 impl Server {
@@ -70,7 +75,7 @@ impl Server {
             admission: Arc::new(Admission::new(&limits)),
             limits,
         };
-        Self { shared, authenticator }
+        Self { shared, authenticator, denials: Arc::new(Nobody) }
     }
 
     /// With another way to roll out what many proxies share.
@@ -88,6 +93,12 @@ impl Server {
     /// With somebody who is told what the proxies use.
     pub fn learn(mut self, learn: Arc<dyn Learn>) -> Self {
         self.shared.learn = learn;
+        self
+    }
+
+    /// With somebody who is told what enforcement would deny.
+    pub fn denials(mut self, denials: Arc<dyn Denials>) -> Self {
+        self.denials = denials;
         self
     }
 
@@ -155,19 +166,14 @@ impl Server {
         let started = match head.uri.path() {
             DELTA => self.start::<DeltaDiscoveryRequest>(&head.headers, body, peer, place).await,
             STATE_OF_THE_WORLD => self.start::<DiscoveryRequest>(&head.headers, body, peer, place).await,
+            ACCESS_LOGS => self.report(&head.headers, body, peer, place).await,
             path => Err(Status::unimplemented(format!("{path}: only the aggregated discovery service is served"))),
         };
         Ok(started.unwrap_or_else(Status::into_http))
     }
 
-    /// Authenticates a call and starts its stream.
-    async fn start<R: stream::Request + Message + Default>(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-        peer: String,
-        place: Arc<Place>,
-    ) -> Result<http::Response<ResponseBody>, Status> {
+    /// Who calls; a place is known from then on.
+    async fn introduce(&self, headers: &HeaderMap, peer: &str, place: &Place) -> Result<ProxyIdentity, Status> {
         not_compressed(headers)?;
         let checked = async { self.authenticator.authenticate(bearer(headers.get(header::AUTHORIZATION))?).await };
         let identity = self.shared.admission.in_turns(checked, connection::HANDSHAKE).await;
@@ -182,6 +188,47 @@ impl Server {
         })?;
         place.known();
         self.shared.admission.admit();
+        Ok(identity)
+    }
+
+    /// Authenticates a call and reads what it reports, which is answered when it ends.
+    async fn report(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        peer: String,
+        place: Arc<Place>,
+    ) -> Result<http::Response<ResponseBody>, Status> {
+        let identity = self.introduce(headers, &peer, &place).await?;
+        let (sender, receiver) = mpsc::channel(1);
+        let (denials, shutdown) = (self.denials.clone(), self.shared.shutdown.clone());
+        tokio::spawn(async move {
+            let messages = Requests::new(body, access_logs::RATE);
+            let ended = tokio::select! {
+                ended = access_logs::read(&identity, messages, denials) => ended,
+                () = place.drain.cancelled() => Ok(()),
+                () = shutdown.cancelled() => Ok(()),
+            };
+            if let Err(status) = ended {
+                tracing::info!(peer, status = ?status.code(), reason = status.message(), "a report ended");
+                // There is room for it; it fails if the client is gone.
+                let _ = sender.try_send(Err(status));
+            }
+        });
+        let mut response = http::Response::new(ResponseBody::new(receiver));
+        response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+        Ok(response)
+    }
+
+    /// Authenticates a call and starts its stream.
+    async fn start<R: stream::Request + Message + Default>(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        peer: String,
+        place: Arc<Place>,
+    ) -> Result<http::Response<ResponseBody>, Status> {
+        let identity = self.introduce(headers, &peer, &place).await?;
         // One frame: what comes after it is made when there is room, from the snapshot that is newest then (rule 36).
         let (sender, receiver) = mpsc::channel(1);
         let (shared, requests) = (self.shared.clone(), Requests::<R>::new(body, self.shared.limits.requests));

@@ -98,6 +98,9 @@ pub fn pod(number: usize, replica: usize) -> Pod {
         host_network: false,
         terminating: false,
         upstreams: BTreeSet::new(),
+        sampling: None,
+        access_log: None,
+        mtls: weft::mesh::object::PodMtls::default(),
     }
 }
 

@@ -107,8 +107,9 @@ pub(crate) fn translate(file: &Path) -> BTreeMap<(ResourceType, String), Arc<Res
                 }
             }
             Change::Fallback(addresses) => {
-                for name in ["10.244.0.11:9999", "10.244.9.9:80"] {
-                    let cluster = addresses.cluster(&name.into()).expect("an address in the mesh's ranges");
+                let outside = ["egress/api.example.com:443", "egress/wildcard"];
+                for name in ["10.244.0.11:9999", "10.244.9.9:80"].into_iter().chain(outside) {
+                    let cluster = addresses.cluster(&name.into()).expect("an address in the mesh's ranges, or a host");
                     resources.insert((ResourceType::Cluster, name.to_owned()), cluster);
                 }
             }

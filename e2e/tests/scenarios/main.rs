@@ -3,10 +3,16 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod access_log;
+mod audit;
 mod churn;
+mod dual_stack;
+mod egress;
 mod fault;
+mod life;
 mod metrics;
 mod modes;
+mod mtls;
 mod policy;
 mod protocols;
 mod refusals;
@@ -15,6 +21,8 @@ mod smi;
 mod warm;
 mod xds;
 
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,9 +43,14 @@ fn stock_envoy(line: &str) -> PathBuf {
 
 /// Starts a scenario on the stock Envoy of this line.
 fn start(scenario: &str, line: &str) -> Mesh {
+    start_with(scenario, line, &[])
+}
+
+/// As [`start`], with more arguments of `weft up`.
+fn start_with(scenario: &str, line: &str, arguments: &[&str]) -> Mesh {
     let directory = format!("e2e/scenarios/{scenario}");
     let name = format!("{scenario}-{line}");
-    Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), &[]).expect("the mesh starts")
+    Mesh::start(&directory, &name, &weft(), Some(stock_envoy(line)), arguments).expect("the mesh starts")
 }
 
 /// The scenarios of this mesh, on the stock Envoy of this line.
@@ -66,4 +79,17 @@ fn told(mesh: &Mesh, words: &str) -> anyhow::Result<(bool, String)> {
         Ok(text.iter().find(|text| text.contains(words)).cloned().ok_or_else(|| text.join("; ")))
     });
     Ok(told.map_or_else(|error| (false, format!("{error:#}")), |text| (true, text)))
+}
+
+/// What a server that speaks first says to a caller that says nothing; `silence` when the connection is closed.
+fn greeting(mesh: &Mesh, caller: &str, host: &str, port: u16) -> anyhow::Result<String> {
+    let mut socket = mesh.dial(caller, SocketAddr::new(mesh.resolve(caller, host)?, port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut buffer = [0; 64];
+    match socket.read(&mut buffer) {
+        Ok(0) => Ok("silence".to_owned()),
+        Ok(read) => Ok(String::from_utf8_lossy(&buffer[..read]).trim_end().to_owned()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok("silence".to_owned()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -43,20 +43,20 @@ fn known(mesh: &Mesh) -> anyhow::Result<BTreeSet<String>> {
 
 fn discovery(mesh: &Mesh, checks: &mut Scenarios) {
     let said = |known: BTreeSet<String>| Vec::from_iter(known).join(" ");
-    checks.equal("on demand, before any call", "", known(mesh).map(said));
-    checks.equal("on demand, a first call", "200", mesh.code(CLIENT, &["http://root/"]));
-    checks.equal("on demand, after it", "app/root/80", known(mesh).map(said));
+    checks.equal("discovery-on-demand: before any call", "", known(mesh).map(said));
+    checks.equal("discovery-on-demand: a first call", "200", mesh.code(CLIENT, &["http://root/"]));
+    checks.equal("discovery-on-demand: after it", "app/root/80", known(mesh).map(said));
     let everything = "app/root-v1/7000 app/root-v1/80 app/root-v2/7000 app/root-v2/80 app/root/7000 app/root/80 \
                       audited/watched/7000 audited/watched/80 guarded/vault/7000 guarded/vault/7001 \
                       guarded/vault/80 guarded/vault/81";
     let load = mesh.load(CLIENT, &["-c", "4", "--rate", "200", "http://root/"]).expect("a load");
     mesh.edit(MESH, |text| text.replace("OnDemand", "Eager")).expect("eager");
-    checks.equal("eager, without a call", everything, known(mesh).map(said));
-    checks.equal("eager, a first call", "200", mesh.code(CLIENT, &["http://root-v1/"]));
+    checks.equal("discovery-eager: without a call", everything, known(mesh).map(said));
+    checks.equal("discovery-eager: a first call", "200", mesh.code(CLIENT, &["http://root-v1/"]));
     mesh.edit(MESH, |text| text.replace("Eager", "OnDemand")).expect("on demand");
-    checks.equal("on demand again", "app/root/80", known(mesh).map(said));
-    checks.equal("on demand again, a first call", "200", mesh.code(CLIENT, &["http://root-v2/"]));
-    checks.holds("the mode changed under load", "no failed request", || {
+    checks.equal("discovery-on-demand: again", "app/root/80", known(mesh).map(said));
+    checks.equal("discovery-on-demand: again, a first call", "200", mesh.code(CLIENT, &["http://root-v2/"]));
+    checks.holds("discovery-moved: under load", "no failed request", || {
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });
@@ -79,7 +79,7 @@ fn revoked(mesh: &Mesh, checks: &mut Scenarios) {
     const CONNECTIONS: &str = "^http.inbound.downstream_cx_http2_total$";
     const SERVED: &str = "^http.inbound.downstream_rq_2xx$";
     mesh.write(TARGET, &target("{kind: HTTPRouteGroup, name: http}")).expect("a target");
-    checks.holds("a target revoked while HTTP/2 is open", "the next requests of the connection are 403", || {
+    checks.holds("authorization-revoked: while HTTP/2 is open", "the next requests of the connection are 403", || {
         let before = counted(mesh, VAULT, CONNECTIONS)?;
         let load = mesh.load(CLIENT, &["--http2", "-c", "1", "--rate", "100", "http://vault.guarded/"])?;
         let grows = |filter: &'static str| {
@@ -105,11 +105,11 @@ fn revoked(mesh: &Mesh, checks: &mut Scenarios) {
 }
 
 fn audit(mesh: &Mesh, checks: &mut Scenarios) {
-    checks.equal("audit: HTTP passes", "200", mesh.code(CLIENT, &["http://watched.audited/"]));
-    checks.equal("audit: TCP passes", "ok", mesh.code(CLIENT, &["tcp://watched.audited:7000"]));
+    checks.equal("audit-counters: HTTP passes", "200", mesh.code(CLIENT, &["http://watched.audited/"]));
+    checks.equal("audit-counters: TCP passes", "ok", mesh.code(CLIENT, &["tcp://watched.audited:7000"]));
     let counts = mesh
         .stats("audited/watched", "rbac.audit.shadow_denied$")
         .map(|counts| counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "));
     let expected = "http.inbound.rbac.audit.shadow_denied 1, tcp.rbac.audit.shadow_denied 1";
-    checks.equal("audit: what would be denied is counted", expected, counts);
+    checks.equal("audit-counters: what would be denied is counted", expected, counts);
 }

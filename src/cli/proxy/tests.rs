@@ -161,6 +161,13 @@ impl Inspection for ControlPlane {
         Err(Status::unimplemented("no command of `weft proxy` asks for it"))
     }
 
+    async fn list_denials(
+        &self,
+        _: Request<proto::ListDenialsRequest>,
+    ) -> Result<Response<proto::ListDenialsResponse>, Status> {
+        Err(Status::unimplemented("no command of `weft proxy` asks for it"))
+    }
+
     async fn list_upstreams(
         &self,
         request: Request<proto::ListUpstreamsRequest>,

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Translated;
+use super::egress::{Egress, OfMesh, Wanted};
 use super::findings::Findings;
+use super::outbound::Outbound;
 use crate::envoy::fallback::PodAddress;
 use crate::envoy::warm::{self, Warm};
-use crate::envoy::{inbound, names};
+use crate::envoy::{in_clear, inbound, names};
 use crate::mesh::object;
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ProxyId, World};
 use crate::policy::{self, InboundPlan};
@@ -21,8 +23,11 @@ pub(super) struct Pods {
     pods: BTreeMap<PodKey, Pod>,
     /// What has been made of each plan, which many pods share.
     inbound: HashMap<Arc<InboundPlan>, Inbound>,
+    egress: Egress,
     addresses: imbl::OrdMap<IpAddr, PodAddress>,
     warm: Warm,
+    /// The clusters of collectors, which each proxy has for itself.
+    collectors: Arc<[Arc<Resource>]>,
 }
 
 #[derive(Debug)]
@@ -36,15 +41,20 @@ struct Pod {
 #[derive(Debug)]
 struct Proxy {
     plan: Arc<InboundPlan>,
+    /// What it may call outside the mesh, if not everything.
+    egress: Option<Arc<Wanted>>,
     /// What it was given when it was new.
     warm: warm::Names,
+    /// The outbound listener that it has for itself.
+    outbound: Option<Arc<Resource>>,
+    collectors: Arc<[Arc<Resource>]>,
     view: Arc<View>,
 }
 
-/// The listener and the routes of a plan, and how many pods have them.
+/// The listener and both sorts of routes of a plan, and how many pods have them.
 #[derive(Debug)]
 struct Inbound {
-    resources: [Resource; 2],
+    resources: [Resource; 3],
     pods: usize,
 }
 
@@ -52,6 +62,13 @@ impl Pods {
     /// What the workloads are known to call.
     pub(super) fn learned(&mut self, sets: WarmSets) {
         self.warm.learned = sets;
+    }
+
+    /// The clusters of the collectors that there are; the pods hear of them when they are updated.
+    pub(super) fn collectors(&mut self, clusters: Vec<Arc<Resource>>) {
+        if *self.collectors != clusters[..] {
+            self.collectors = clusters.into();
+        }
     }
 
     /// Whether the pods that come now were there before the control plane.
@@ -69,6 +86,7 @@ impl Pods {
         &mut self,
         world: &World,
         key: &PodKey,
+        outbound: &mut Outbound,
         findings: &mut Findings,
         out: &mut Translated,
     ) -> bool {
@@ -83,9 +101,22 @@ impl Pods {
         };
         let pod = world.pod(key);
         let plan = pod.and_then(|pod| Some((pod, policy::inbound::pod(world, key)?)));
+        let (egress, more) = match &plan {
+            Some((pod, (plan, _))) => {
+                let (egress, more) = policy::egress::pod(world, pod);
+                (egress.map(|egress| Wanted { plan: egress, telemetry: plan.telemetry.clone() }), more)
+            }
+            None => (None, Vec::new()),
+        };
+        // A listener for what may be called outside has its telemetry in it.
+        let before = proxy_before.as_ref().filter(|proxy| proxy.egress.is_none()).map(|proxy| &proxy.plan.telemetry);
+        let telemetry = plan.as_ref().filter(|_| egress.is_none()).map(|(_, (plan, _))| &plan.telemetry);
+        let outbound = outbound.of_pod(key, before, telemetry, out);
         let (proxy, diagnostics) = match plan {
-            Some((pod, (plan, diagnostics))) => {
-                (Some(self.proxy(world, pod, plan, proxy_before.as_ref(), out)), diagnostics)
+            Some((pod, (plan, mut diagnostics))) => {
+                diagnostics.extend(more);
+                let plans = (plan, egress);
+                (Some(self.proxy(world, pod, plans, outbound, proxy_before.as_ref(), out)), diagnostics)
             }
             None => (None, Vec::new()),
         };
@@ -94,6 +125,10 @@ impl Pods {
         }
         if let Some(before) = proxy_before {
             self.release(&before.plan);
+            let kept = proxy.as_ref().and_then(|proxy| proxy.egress.as_ref());
+            if let Some(egress) = before.egress.filter(|egress| kept != Some(egress)) {
+                self.egress.release(&egress, key);
+            }
         }
         findings.add(diagnostics.iter().cloned());
         // A pod of the host's network shares its node's address, which is no way to tell it from others.
@@ -130,35 +165,61 @@ impl Pods {
         &mut self,
         world: &World,
         pod: &object::Pod,
-        plan: InboundPlan,
+        (plan, egress): (InboundPlan, Option<Wanted>),
+        outbound: Option<Arc<Resource>>,
         before: Option<&Proxy>,
         out: &mut Translated,
     ) -> Proxy {
         let (plan, resources) = self.acquire(plan, out);
+        let egress = egress.map(|egress| self.egress.acquire(egress, &pod.key, out));
         // Chosen once: a pod that runs knows what it calls, and is not given what only others call.
         let warm = before.map_or_else(|| self.warm.names(world, pod), |before| before.warm.clone());
         let pushed = self.warm.pushed(world, pod, &warm);
         if let Some(before) = before
             && Arc::ptr_eq(&before.plan, &plan)
+            && before.egress == egress
             && before.view.pushed == pushed
+            && before.outbound == outbound
+            && Arc::ptr_eq(&before.collectors, &self.collectors)
         {
-            return Proxy { plan, warm, view: before.view.clone() };
+            let collectors = before.collectors.clone();
+            return Proxy { plan, egress, warm, outbound, collectors, view: before.view.clone() };
         }
-        let origin =
-            ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
-        let own = resources.map(|resource| Arc::new(Resource { origin: Some(origin.clone()), ..resource }));
-        let view = Arc::new(View { own: own.into(), pushed });
+        let of_egress = egress.iter().flat_map(|plan| self.egress.resources(plan)).cloned();
+        let own = resources.into_iter().chain(of_egress).map(|resource| own(&pod.key, resource));
+        let own = own.chain(outbound.clone()).chain(self.collectors.iter().cloned()).collect();
+        let view = Arc::new(View { own, pushed });
         out.changes.push(Change::PutView(ProxyId(pod.key.clone()), view.clone()));
-        Proxy { plan, warm, view }
+        Proxy { plan, egress, warm, outbound, collectors: self.collectors.clone(), view }
+    }
+
+    /// The outbound listeners of pods that may not call everything outside depend on the mesh as well.
+    pub(super) fn mesh_changed(&mut self, mesh: OfMesh, out: &mut Translated) {
+        for key in self.egress.mesh_changed(mesh, out) {
+            let Some(proxy) = self.pods.get_mut(&key).and_then(|pod| pod.proxy.as_mut()) else { continue };
+            let made = proxy.egress.iter().flat_map(|plan| self.egress.resources(plan));
+            let made = Vec::from_iter(made.map(|resource| own(&key, resource.clone())));
+            let is_made =
+                |other: &Arc<Resource>| made.iter().any(|made| (made.kind, &made.name) == (other.kind, &other.name));
+            let others = proxy.view.own.iter().filter(|other| !is_made(other)).cloned();
+            let own = others.chain(made.iter().cloned()).collect();
+            proxy.view = Arc::new(View { own, pushed: proxy.view.pushed.clone() });
+            out.changes.push(Change::PutView(ProxyId(key), proxy.view.clone()));
+        }
     }
 
     /// The one copy of an equal plan, and what has been made of it.
-    fn acquire(&mut self, plan: InboundPlan, out: &mut Translated) -> (Arc<InboundPlan>, [Resource; 2]) {
+    fn acquire(&mut self, plan: InboundPlan, out: &mut Translated) -> (Arc<InboundPlan>, [Resource; 3]) {
         let plan = self.inbound.get_key_value(&plan).map_or_else(|| Arc::new(plan), |(known, _)| known.clone());
         let inbound = self.inbound.entry(plan.clone()).or_insert_with(|| Inbound {
             resources: [
-                out.listener(names::INBOUND.into(), plan.metrics, |metrics| inbound::listener(&plan, metrics)),
+                out.listener(
+                    names::INBOUND.into(),
+                    &inbound::listener(&plan),
+                    plan.for_older().map(|older| inbound::listener(&older)),
+                ),
                 out.encode(ResourceType::Route, names::INBOUND.into(), &inbound::routes(&plan), None),
+                out.encode(ResourceType::Route, names::INBOUND_IN_CLEAR.into(), &in_clear::routes(&plan), None),
             ],
             pods: 0,
         });
@@ -173,4 +234,10 @@ impl Pods {
             self.inbound.remove(plan);
         }
     }
+}
+
+/// A resource that many pods have alike, as the one of this pod.
+fn own(pod: &PodKey, resource: Resource) -> Arc<Resource> {
+    let origin = ObjectRef { kind: Kind::Pod, namespace: Some(pod.namespace.clone()), name: pod.name.clone() };
+    Arc::new(Resource { origin: Some(origin), ..resource })
 }

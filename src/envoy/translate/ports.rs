@@ -11,10 +11,19 @@ use crate::mesh::{Diagnostic, ServiceKey};
 use crate::policy::ServicePlan;
 
 /// What Services declare of each port number, and what the outbound listener has to know of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ports {
     declared: BTreeMap<u16, Declared>,
     tcp: TcpPorts,
+    parsed: BTreeSet<u16>,
+}
+
+impl Default for Ports {
+    /// What no Service declares may be a server outside the mesh that speaks first.
+    fn default() -> Self {
+        let everywhere = Protocol::SERVER_FIRST.into();
+        Self { declared: BTreeMap::new(), tcp: TcpPorts { everywhere, ..TcpPorts::default() }, parsed: BTreeSet::new() }
+    }
 }
 
 /// The Services that declare one port number.
@@ -37,6 +46,11 @@ impl Ports {
     /// What the outbound listener has to know.
     pub(super) fn tcp(&self) -> &TcpPorts {
         &self.tcp
+    }
+
+    /// The ports that some Service declares as something that is looked into.
+    pub(super) fn parsed(&self) -> &BTreeSet<u16> {
+        &self.parsed
     }
 
     /// Replaces what a Service declares; whether that changes [`Ports::tcp`].
@@ -85,7 +99,12 @@ impl Ports {
         findings.drop((was_inspected && was_tcp).then(|| surprise(key, number)));
         findings.add((is_inspected && is_tcp).then(|| surprise(key, number)));
 
-        let everywhere = !declared.tcp.is_empty() && declared.parsed.is_empty();
+        let is_usual = Protocol::SERVER_FIRST.contains(&number);
+        let everywhere = declared.parsed.is_empty() && (is_usual || !declared.tcp.is_empty());
+        match declared.parsed.is_empty() {
+            true => self.parsed.remove(&number),
+            false => self.parsed.insert(number),
+        };
         let at = is_inspected.then(|| declared.tcp.values().flatten().copied().collect::<BTreeSet<IpAddr>>());
         if declared.tcp.is_empty() && declared.parsed.is_empty() {
             self.declared.remove(&number);

@@ -139,9 +139,9 @@ fn a_port_number_that_is_declared_both_ways_is_tcp_only_where_it_says_so() {
     let outbound = "put Listener outbound".to_owned();
     assert!(mesh.apply(tcp("shop/db", "10.96.0.7", 5432)).contains(&outbound));
     assert!(!mesh.apply(tcp("shop/db2", "10.96.0.8", 5432)).contains(&outbound), "nothing new for the listener");
-    assert_eq!(mesh.translator.ports.tcp().everywhere, BTreeSet::from([5432]));
+    assert!(mesh.translator.ports.tcp().everywhere.contains(&5432));
     mesh.apply(Object::Service(service("shop/web").ip("10.96.0.9").http(5432)));
-    assert_eq!(mesh.translator.ports.tcp().everywhere, BTreeSet::new());
+    assert!(!mesh.translator.ports.tcp().everywhere.contains(&5432));
     assert_eq!(mesh.translator.ports.tcp().at[&5432].len(), 2);
     let told: Vec<_> = mesh.translator.diagnostics().into_iter().filter_map(|finding| finding.object).collect();
     assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Service shop/db", "Service shop/db2"]);
@@ -317,4 +317,37 @@ fn the_version_of_a_pod_is_told_with_its_address() {
     let mut labelled = cart_pod();
     labelled.labels.insert("version".into(), "v2".into());
     assert_eq!(mesh.apply(Object::Pod(labelled)), ["put Endpoints 10.96.0.5:80", "addresses"]);
+}
+
+/// The types and names of what a pod has for itself.
+fn own(mesh: &Mesh, pod: &str) -> Vec<String> {
+    let view = mesh.translator.pods.view(&pod_key(pod)).expect("a view");
+    view.own.iter().map(|own| format!("{:?} {}", own.kind, own.name)).collect()
+}
+
+#[test]
+fn only_a_pod_that_may_not_call_everything_outside_has_an_outbound_listener_of_its_own() {
+    use crate::mesh::object::{EgressMode, MeshConfig, NamespaceObject};
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Pod(cart_pod()));
+    mesh.apply(Object::Pod(pod("bank/till-1", "10.244.0.3")));
+    mesh.apply(Object::Egress(egress("shop/e").host("api.example.com")));
+    assert_eq!(own(&mesh, "shop/cart-1"), ["Listener inbound", "Route inbound"]);
+    let denied = Object::Namespace(NamespaceObject { egress: Some(EgressMode::Deny), ..namespace("shop") });
+    assert_eq!(mesh.apply(denied), ["view cart-1.shop"]);
+    assert_eq!(own(&mesh, "shop/cart-1"), ["Listener inbound", "Route inbound", "Listener outbound", "Route egress"]);
+    assert_eq!(own(&mesh, "bank/till-1"), ["Listener inbound", "Route inbound"]);
+
+    let changed = mesh.apply(Object::Service(service("bank/db").ip("10.96.0.7").port(5432, 5432, Protocol::Tcp)));
+    assert!(changed.contains(&"view cart-1.shop".to_owned()), "its listener knows the ports too: {changed:?}");
+    let changed = mesh.apply(Object::Service(service("bank/db2").ip("10.96.0.8").port(5432, 5432, Protocol::Tcp)));
+    assert!(!changed.contains(&"view cart-1.shop".to_owned()), "{changed:?}");
+
+    let wildcard = egress("shop/e").host("*.example.com").port(80, None);
+    assert_eq!(mesh.apply(Object::Egress(wildcard)), ["view cart-1.shop"]);
+    let allowed = Object::Namespace(namespace("shop"));
+    assert_eq!(mesh.apply(allowed), ["view cart-1.shop"]);
+    assert_eq!(own(&mesh, "shop/cart-1"), ["Listener inbound", "Route inbound"]);
+    mesh.apply(Object::MeshConfig(MeshConfig { egress: EgressMode::Deny, ..MeshConfig::default() }));
+    assert_eq!(own(&mesh, "bank/till-1").len(), 4);
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +10,10 @@ use tower::ServiceExt;
 use super::*;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
-    GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDiagnosticsRequest, ListHeldBackRequest,
-    ListProxiesRequest, ListUpstreamsRequest,
+    GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDenialsRequest, ListDiagnosticsRequest,
+    ListHeldBackRequest, ListProxiesRequest, ListUpstreamsRequest,
 };
-use crate::inspect::{Edge, How, Origin, Sidecar, Used, metrics};
+use crate::inspect::{DeniedCalls, DeniedEdge, Edge, How, Origin, Sidecar, Used, metrics};
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 use crate::snapshot::{Resource, ResourceType};
 use crate::xds::status::{
@@ -141,6 +141,27 @@ impl Mesh for Fixture {
     }
 }
 
+impl Audit for Fixture {
+    fn denied(&self) -> Vec<(DeniedEdge, DeniedCalls)> {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+        let denied = |namespace: &str, http| {
+            let edge = DeniedEdge {
+                callee: WorkloadKey::new(namespace, "cart"),
+                account: ServiceAccountKey::new(namespace, "cart"),
+                port: 8080,
+                http,
+                caller: "spiffe://cluster.local/ns/shop/sa/web".parse().ok(),
+            };
+            (edge, DeniedCalls { ended: 0, methods: BTreeSet::new(), first: at, last: at })
+        };
+        vec![denied("bank", false), denied("shop", true)]
+    }
+
+    fn uncounted(&self) -> u64 {
+        3
+    }
+}
+
 impl Graph for Fixture {
     fn edges(&self) -> Vec<Edge> {
         let edge = |caller: WorkloadKey, called: &str, origin, since, pods| Edge {
@@ -180,8 +201,9 @@ impl Delivery for Fixture {
 
 fn admin(readiness: Readiness, registry: Registry) -> Router {
     let fixture = Arc::new(Fixture);
-    let (proxies, mesh, graph, delivery) = (fixture.clone(), fixture.clone(), fixture.clone(), fixture);
-    Admin { proxies, mesh, graph, delivery, readiness, registry: Arc::new(registry) }.router()
+    let (proxies, mesh, graph) = (fixture.clone(), fixture.clone(), fixture.clone());
+    let (delivery, audit) = (fixture.clone(), fixture);
+    Admin { proxies, mesh, graph, delivery, audit, readiness, registry: Arc::new(registry) }.router()
 }
 
 async fn get_path(router: &Router, path: &str) -> (StatusCode, String) {
@@ -300,6 +322,10 @@ async fn the_inspection_api_answers_on_the_same_port_as_http() {
     assert_eq!(serde_json::to_value(deliveries).unwrap(), json, "one answer, two forms");
     let held_back = client.list_held_back(ListHeldBackRequest {}).await.unwrap().into_inner().held_back;
     assert_eq!((held_back.len(), held_back[0].message.as_str()), (1, "no such filter"));
+    let of = ListDenialsRequest { namespace: "shop".to_owned() };
+    let denials = client.list_denials(of).await.unwrap().into_inner();
+    let [ref denial] = denials.denials[..] else { panic!("{denials:?}") };
+    assert_eq!((&*denial.workload, denial.http, denial.calls, denials.uncounted), ("cart", true, 1, 3));
 
     drop(client);
     stop.send(()).unwrap();

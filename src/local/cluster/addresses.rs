@@ -1,7 +1,7 @@
 //! Who has which address.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -16,6 +16,9 @@ const QUARANTINE: SignedDuration = SignedDuration::from_secs(60);
 const POD_BASE: u32 = u32::from_be_bytes([10, 244, 0, 0]);
 const POD_FIRST: u32 = 2;
 const POD_LAST: u32 = 0xfffe;
+/// The range of what stands for hosts outside the cluster, 203.0.113.0/24.
+const OUTSIDE_BASE: u32 = u32::from_be_bytes([203, 0, 113, 0]);
+const OUTSIDE_LAST: u32 = 0xfe;
 
 /// The Service range 10.96.0.0/12. As in Kubernetes (KEP-3070) addresses are picked from its upper part, so that
 /// those which people write into `spec.clusterIP` (mostly low ones) are free.
@@ -23,9 +26,23 @@ const SERVICE_BASE: u32 = u32::from_be_bytes([10, 96, 0, 0]);
 const SERVICE_SIZE: u32 = 1 << 20;
 const SERVICE_PICKED_FROM: u32 = 4096;
 
+/// The IPv6 address that goes with an IPv4 address of the cluster: fd00:10:244::/64 for pods, fd00:10:96::/64 for
+/// Services, 2001:db8::/64 for hosts outside.
+pub(super) const fn ipv6(ip: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = ip.octets();
+    let last = u16::from_be_bytes([c, d]);
+    match (a, b) {
+        (10, 244) => Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, last),
+        (10, _) => Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, b as u16, last),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last),
+    }
+}
+
 /// Addresses of pods: ascending, the range once through before any is used again, and none within [`QUARANTINE`].
 #[derive(Debug)]
 pub(super) struct PodAddresses {
+    base: u32,
+    last: u32,
     next: u32,
     used: BTreeSet<Ipv4Addr>,
     resting: VecDeque<(Timestamp, Ipv4Addr)>,
@@ -33,11 +50,20 @@ pub(super) struct PodAddresses {
 
 impl Default for PodAddresses {
     fn default() -> Self {
-        Self { next: POD_FIRST, used: BTreeSet::new(), resting: VecDeque::new() }
+        Self::of(POD_BASE, POD_LAST)
     }
 }
 
 impl PodAddresses {
+    /// Those of pods that stand for hosts outside the cluster.
+    pub(super) fn outside() -> Self {
+        Self::of(OUTSIDE_BASE, OUTSIDE_LAST)
+    }
+
+    fn of(base: u32, last: u32) -> Self {
+        Self { base, last, next: POD_FIRST, used: BTreeSet::new(), resting: VecDeque::new() }
+    }
+
     /// A free address; `None` when the range is full.
     pub(super) fn allocate(&mut self, now: Timestamp) -> Option<Ipv4Addr> {
         while let Some((since, address)) = self.resting.front()
@@ -46,9 +72,9 @@ impl PodAddresses {
             self.used.remove(address);
             self.resting.pop_front();
         }
-        for _ in POD_FIRST..=POD_LAST {
-            let address = Ipv4Addr::from(POD_BASE + self.next);
-            self.next = if self.next == POD_LAST { POD_FIRST } else { self.next + 1 };
+        for _ in POD_FIRST..=self.last {
+            let address = Ipv4Addr::from(self.base + self.next);
+            self.next = if self.next == self.last { POD_FIRST } else { self.next + 1 };
             if self.used.insert(address) {
                 return Some(address);
             }
@@ -56,9 +82,11 @@ impl PodAddresses {
         None
     }
 
-    /// Gives an address back.
+    /// Gives an address back, if it is one of these.
     pub(super) fn release(&mut self, address: Ipv4Addr, now: Timestamp) {
-        self.resting.push_back((now, address));
+        if self.used.contains(&address) {
+            self.resting.push_back((now, address));
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! what was said before gives the outputs. So the result of a batch does not depend on its order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,11 +18,13 @@ use serde::Serialize;
 
 use super::addresses::{PodAddresses, ServiceAddresses};
 use super::dns::Zone;
+use super::endpoints::Family;
 use super::pod::LivePod;
-use super::{Object, PodAction, PodEvent, endpoints, hash, object, service_proxy};
+use super::{Object, PodAction, PodEvent, endpoints, hash, object, outside, service_proxy};
 use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ServiceKey, WorkloadKey};
 
 mod pods;
+mod stateful;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +33,8 @@ mod tests;
 pub struct Config {
     /// The `weft` executable, which containers of Weft's own image run.
     pub executable: PathBuf,
+    /// Pods have IPv6 addresses as well.
+    pub dual_stack: bool,
 }
 
 /// What happens to the cluster.
@@ -77,6 +82,7 @@ pub struct Cluster {
     // What the user's directory says.
     namespaces: BTreeMap<String, Namespace>,
     deployments: BTreeMap<WorkloadKey, Deployment>,
+    stateful_sets: BTreeMap<WorkloadKey, StatefulSet>,
     declared_pods: BTreeMap<PodKey, Pod>,
     services: BTreeMap<ServiceKey, Service>,
     manual_slices: BTreeMap<ObjectRef, EndpointSlice>,
@@ -87,9 +93,11 @@ pub struct Cluster {
     named: BTreeMap<(WorkloadKey, String), u64>,
     controlled_slices: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     pod_addresses: PodAddresses,
+    outside_addresses: PodAddresses,
     service_addresses: ServiceAddresses,
     // What must be looked at again.
     dirty_deployments: BTreeSet<WorkloadKey>,
+    dirty_stateful_sets: BTreeSet<WorkloadKey>,
     dirty_pods: BTreeSet<PodKey>,
     dirty_services: BTreeSet<ServiceKey>,
     network_dirty: bool,
@@ -111,6 +119,7 @@ impl Cluster {
             now: Timestamp::UNIX_EPOCH,
             namespaces: BTreeMap::new(),
             deployments: BTreeMap::new(),
+            stateful_sets: BTreeMap::new(),
             declared_pods: BTreeMap::new(),
             services: BTreeMap::new(),
             manual_slices: BTreeMap::new(),
@@ -119,8 +128,10 @@ impl Cluster {
             named: BTreeMap::new(),
             controlled_slices: BTreeMap::new(),
             pod_addresses: PodAddresses::default(),
+            outside_addresses: PodAddresses::outside(),
             service_addresses: ServiceAddresses::default(),
             dirty_deployments: BTreeSet::new(),
+            dirty_stateful_sets: BTreeSet::new(),
             dirty_pods: BTreeSet::new(),
             dirty_services: BTreeSet::new(),
             network_dirty: true,
@@ -187,6 +198,12 @@ impl Cluster {
                 self.deployments.insert(key.clone(), *deployment);
                 self.dirty_deployments.insert(key);
             }
+            Object::StatefulSet(set) => {
+                self.stage(&reference, &*set);
+                let key = WorkloadKey::new(object::namespace(&set.metadata), &*reference.name);
+                self.stateful_sets.insert(key.clone(), *set);
+                self.dirty_stateful_sets.insert(key);
+            }
             Object::Pod(pod) => {
                 let key = PodKey::new(object::namespace(&pod.metadata), &*reference.name);
                 self.declared_pods.insert(key.clone(), *pod);
@@ -233,6 +250,12 @@ impl Cluster {
                 self.dirty_deployments.insert(key);
                 self.staged.insert(reference.clone(), None);
             }
+            Kind::StatefulSet => {
+                let key = WorkloadKey::new(namespace, &*reference.name);
+                self.stateful_sets.remove(&key);
+                self.dirty_stateful_sets.insert(key);
+                self.staged.insert(reference.clone(), None);
+            }
             Kind::Pod => {
                 let key = PodKey::new(namespace, &*reference.name);
                 self.declared_pods.remove(&key);
@@ -274,6 +297,8 @@ impl Cluster {
     fn namespace_changed(&mut self, name: &str) {
         let deployments = self.deployments.keys().filter(|key| key.namespace.as_str() == name);
         self.dirty_deployments.extend(deployments.cloned());
+        let sets = self.stateful_sets.keys().filter(|key| key.namespace.as_str() == name);
+        self.dirty_stateful_sets.extend(sets.cloned());
         let pods = self.declared_pods.keys().filter(|key| key.namespace.as_str() == name);
         self.dirty_pods.extend(pods.cloned());
     }
@@ -282,14 +307,22 @@ impl Cluster {
         let key = ServiceKey::new(object::namespace(&service.metadata), &*reference.name);
         let spec = service.spec.get_or_insert_default();
         let mut found = Vec::new();
+        let families = Family::of(spec, self.config.dual_stack);
+        if self.config.dual_stack {
+            spec.ip_families = Some(families.iter().map(|family| format!("{family:?}")).collect());
+        }
         if spec.cluster_ip.as_deref() == Some("None") || spec.type_.as_deref() == Some("ExternalName") {
             self.service_addresses.release(&key);
             spec.cluster_ips = spec.cluster_ip.clone().map(|none| vec![none]);
         } else {
-            let wish = spec.cluster_ip.as_deref().filter(|wish| !wish.is_empty());
+            let wish = spec.cluster_ip.as_deref().filter(|wish| !wish.is_empty() && !wish.contains(':'));
             let (address, refused) = self.service_addresses.allocate(&key, wish);
-            spec.cluster_ip = address.map(|address| address.to_string());
-            spec.cluster_ips = spec.cluster_ip.clone().map(|address| vec![address]);
+            let ips = |family| match family {
+                Family::IPv4 => address.map(|address| address.to_string()),
+                Family::IPv6 => address.map(|address| super::addresses::ipv6(address).to_string()),
+            };
+            spec.cluster_ips = Some(families.iter().copied().filter_map(ips).collect());
+            spec.cluster_ip = spec.cluster_ips.as_ref().and_then(|ips| ips.first().cloned());
             if let Some(refused) = refused {
                 let instead = address.map_or("none".to_owned(), |address| address.to_string());
                 found.push(Diagnostic::warning(
@@ -372,7 +405,12 @@ impl Cluster {
                 self.ruleset = ruleset;
             }
             let pods = self.pods.values().map(|pod| (pod.key().namespace.as_str(), pod.run.ip));
-            let zone = Zone::new(self.services.values(), slices(), pods);
+            let hosts = self.pods.values().flat_map(|pod| {
+                let ips = [Some(pod.run.ip.into()), pod.run.ipv6.map(IpAddr::from)].into_iter().flatten();
+                let hosts = outside::hosts(pod.object.metadata.annotations.as_ref());
+                hosts.flat_map(move |host| ips.clone().map(move |ip| (host.clone(), ip)))
+            });
+            let zone = Zone::new(self.services.values(), slices(), pods, hosts);
             if zone != *self.zone {
                 self.zone = Arc::new(zone);
                 outputs.push(Output::Zone(self.zone.clone()));

@@ -193,7 +193,7 @@ impl Probers {
                 self.end(pod);
                 self.known.remove(pod);
             }
-            PodEvent::Ready { .. } => {}
+            PodEvent::Ready { .. } | PodEvent::Sidecar { .. } => {}
         }
     }
 

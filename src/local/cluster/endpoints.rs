@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -18,6 +18,35 @@ pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Its value for the slices of this file.
 pub(super) const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// A family of addresses, by its name in Kubernetes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    IPv4,
+    IPv6,
+}
+
+impl Family {
+    /// The families of a Service, its primary one first: what it asks for, as far as the cluster has it.
+    pub(super) fn of(spec: &ServiceSpec, dual_stack: bool) -> Vec<Self> {
+        let asked = spec.ip_families.as_deref().unwrap_or_default();
+        let primary = if asked.first().is_some_and(|family| family == "IPv6") { Self::IPv6 } else { Self::IPv4 };
+        let both = matches!(spec.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
+        match (dual_stack, both || asked.len() > 1, primary) {
+            (false, ..) => vec![Self::IPv4],
+            (true, false, primary) => vec![primary],
+            (true, true, Self::IPv4) => vec![Self::IPv4, Self::IPv6],
+            (true, true, Self::IPv6) => vec![Self::IPv6, Self::IPv4],
+        }
+    }
+
+    fn address(self, pod: &LivePod) -> Option<String> {
+        match self {
+            Self::IPv4 => Some(pod.run.ip.to_string()),
+            Self::IPv6 => pod.run.ipv6.map(|ip| ip.to_string()),
+        }
+    }
+}
 
 /// A Service port on certain pods: its name, its protocol, and its number there.
 type Port = (Option<String>, String, i32);
@@ -43,18 +72,25 @@ pub(super) fn slices<'a>(service: &Service, pods: impl IntoIterator<Item = &'a L
     }
     let chosen =
         pods.into_iter().filter(|pod| selects(service, pod.object.metadata.labels.as_ref()) && !pod.finished());
+    let chosen = Vec::from_iter(chosen);
+    // What the controller has noted; a cluster of one family notes nothing.
+    let families = Family::of(spec, spec.ip_families.is_some());
+    families.into_iter().flat_map(|family| slices_of(service, spec, family, &chosen)).collect()
+}
+
+fn slices_of(service: &Service, spec: &ServiceSpec, family: Family, chosen: &[&LivePod]) -> Vec<EndpointSlice> {
     let mut by_ports: BTreeMap<Vec<Port>, Vec<Endpoint>> = BTreeMap::new();
     for pod in chosen {
         let ports = spec.ports.iter().flatten();
         let ports = ports
             .filter_map(|port| Some((port.name.clone(), protocol(port).to_owned(), target(port, &pod.object)?)))
             .collect();
-        by_ports.entry(ports).or_default().push(endpoint(service, pod));
+        by_ports.entry(ports).or_default().extend(endpoint(service, pod, family));
     }
     if by_ports.is_empty() {
         by_ports.insert(Vec::new(), Vec::new());
     }
-    by_ports.into_iter().map(|(ports, endpoints)| slice(service, &ports, endpoints)).collect()
+    by_ports.into_iter().map(|(ports, endpoints)| slice(service, family, &ports, endpoints)).collect()
 }
 
 /// A Service port's protocol.
@@ -79,7 +115,7 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
     }
 }
 
-fn endpoint(service: &Service, pod: &LivePod) -> Endpoint {
+fn endpoint(service: &Service, pod: &LivePod, family: Family) -> Option<Endpoint> {
     let spec = service.spec.as_ref();
     let always = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let terminating = pod.deleted.is_some();
@@ -88,8 +124,8 @@ fn endpoint(service: &Service, pod: &LivePod) -> Endpoint {
     let pod_spec = pod.object.spec.as_ref();
     let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_deref());
     let hostname = pod_spec.and_then(|spec| spec.hostname.clone());
-    Endpoint {
-        addresses: vec![pod.run.ip.to_string()],
+    Some(Endpoint {
+        addresses: vec![family.address(pod)?],
         conditions: Some(EndpointConditions {
             ready: Some(always || (pod.ready && !terminating)),
             serving: Some(always || pod.ready),
@@ -106,10 +142,10 @@ fn endpoint(service: &Service, pod: &LivePod) -> Endpoint {
         }),
         zone: zone.cloned(),
         ..Endpoint::default()
-    }
+    })
 }
 
-fn slice(service: &Service, ports: &[Port], endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn slice(service: &Service, family: Family, ports: &[Port], endpoints: Vec<Endpoint>) -> EndpointSlice {
     let (namespace, name) = (namespace(&service.metadata), object::name(&service.metadata));
     let app_protocol = |wanted: &Option<String>| {
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
@@ -118,7 +154,13 @@ fn slice(service: &Service, ports: &[Port], endpoints: Vec<Endpoint>) -> Endpoin
     let labels = [(SERVICE_NAME, name), (MANAGED_BY, CONTROLLER)];
     EndpointSlice {
         metadata: ObjectMeta {
-            name: Some(format!("{name}-{}", hash::suffix(&format!("{namespace}/{name} {ports:?}"), 5))),
+            name: Some(format!(
+                "{name}-{}",
+                hash::suffix(
+                    &format!("{namespace}/{name} {ports:?}{}", if family == Family::IPv4 { "" } else { " IPv6" }),
+                    5
+                )
+            )),
             namespace: Some(namespace.to_owned()),
             labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
             owner_references: Some(vec![OwnerReference {
@@ -131,7 +173,7 @@ fn slice(service: &Service, ports: &[Port], endpoints: Vec<Endpoint>) -> Endpoin
             }]),
             ..ObjectMeta::default()
         },
-        address_type: "IPv4".to_owned(),
+        address_type: format!("{family:?}"),
         ports: Some(
             ports
                 .iter()

@@ -12,7 +12,7 @@
 //! Pods themselves (network namespaces, processes, sidecars) belong to the machine side, which is met only through
 //! the types of this file: [`PodAction`] goes out, [`PodEvent`] comes in.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +25,9 @@ pub mod driver;
 mod endpoints;
 mod hash;
 mod object;
+mod outside;
 mod pod;
+mod pre_stop;
 pub mod probe;
 mod rollout;
 pub mod service_proxy;
@@ -34,6 +36,7 @@ mod template;
 
 pub use controller::{Cluster, Config, Input, Output};
 pub use object::Object;
+pub use pre_stop::PreStop;
 pub use probe::{Check, ContainerProbes, Probe};
 
 /// What the machine side is to do with a pod.
@@ -75,6 +78,13 @@ pub enum PodEvent {
         /// All its containers are ready.
         ready: bool,
     },
+    /// Whether its sidecar serves, from its start on. While it does not, the pod is not ready.
+    Sidecar {
+        /// Which pod.
+        pod: PodKey,
+        /// It does.
+        serves: bool,
+    },
     /// Nothing of it is left, and its address may be given away.
     Gone {
         /// Which pod.
@@ -91,6 +101,8 @@ pub struct PodSpecToRun {
     pub uid: String,
     /// Its address, for as long as it exists.
     pub ip: Ipv4Addr,
+    /// Its second address, in a cluster of both families.
+    pub ipv6: Option<Ipv6Addr>,
     /// The ServiceAccount that its token names.
     pub account: ServiceAccountKey,
     /// Its Deployment, or itself.
@@ -122,6 +134,8 @@ pub struct ContainerToRun {
     pub env: Vec<(String, String)>,
     /// `workingDir`.
     pub workdir: Option<PathBuf>,
+    /// `lifecycle.preStop`.
+    pub pre_stop: Option<PreStop>,
 }
 
 /// A pod's resolver configuration.
@@ -137,6 +151,8 @@ pub struct DnsConfig {
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The address of the node.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The node's address in a cluster of both families.
+pub const NODE_ADDRESS_IPV6: Ipv6Addr = addresses::ipv6(NODE_ADDRESS);
 /// The domain of the cluster's names.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The container that makes a pod meshed.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,6 +18,7 @@ use crate::mesh::{Kind, ObjectRef};
 pub enum Object {
     Namespace(Box<Namespace>),
     Deployment(Box<Deployment>),
+    StatefulSet(Box<StatefulSet>),
     Pod(Box<Pod>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
@@ -36,6 +37,7 @@ impl Object {
         match self {
             Self::Namespace(o) => ObjectRef { namespace: None, ..object_ref(Kind::Namespace, &o.metadata) },
             Self::Deployment(o) => object_ref(Kind::Deployment, &o.metadata),
+            Self::StatefulSet(o) => object_ref(Kind::StatefulSet, &o.metadata),
             Self::Pod(o) => object_ref(Kind::Pod, &o.metadata),
             Self::Service(o) => object_ref(Kind::Service, &o.metadata),
             Self::EndpointSlice(o) => object_ref(Kind::EndpointSlice, &o.metadata),

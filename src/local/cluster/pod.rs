@@ -34,6 +34,8 @@ pub(super) enum Phase {
 pub(super) enum Origin {
     /// A Deployment, with the hash of its template.
     Deployment(WorkloadKey, String),
+    /// A StatefulSet, with the hash of its template.
+    StatefulSet(WorkloadKey, String),
     /// The user, with the hash of what makes the pod run.
     Declared(String),
 }
@@ -48,7 +50,12 @@ pub(super) struct LivePod {
     pub(super) object: Pod,
     pub(super) run: PodSpecToRun,
     pub(super) phase: Phase,
+    /// `checked` and `served`.
     pub(super) ready: bool,
+    /// By its probes, if it has any.
+    pub(super) checked: bool,
+    /// Its sidecar serves, if it has one.
+    pub(super) served: bool,
     pub(super) ready_changed: Timestamp,
     pub(super) deleted: Option<Timestamp>,
     pub(super) restarts: i32,
@@ -71,7 +78,18 @@ impl LivePod {
         matches!(self.phase, Phase::Ended { .. })
     }
 
-    pub(super) fn set_ready(&mut self, ready: bool, now: Timestamp) {
+    pub(super) fn set_ready(&mut self, checked: bool, now: Timestamp) {
+        self.checked = checked;
+        self.update_ready(now);
+    }
+
+    pub(super) fn set_served(&mut self, served: bool, now: Timestamp) {
+        self.served = served;
+        self.update_ready(now);
+    }
+
+    fn update_ready(&mut self, now: Timestamp) {
+        let ready = self.checked && self.served;
         if self.ready != ready {
             self.ready = ready;
             self.ready_changed = now;
@@ -164,7 +182,13 @@ impl LivePod {
             host_ip: Some(NODE_ADDRESS.to_string()),
             host_ips: Some(vec![HostIP { ip: NODE_ADDRESS.to_string() }]),
             pod_ip: Some(ip.clone()),
-            pod_ips: Some(vec![PodIP { ip }]),
+            pod_ips: Some(
+                [Some(ip), self.run.ipv6.map(|ip| ip.to_string())]
+                    .into_iter()
+                    .flatten()
+                    .map(|ip| PodIP { ip })
+                    .collect(),
+            ),
             start_time: Some(Time(created)),
             container_statuses: Some(self.container_statuses()),
             ..PodStatus::default()

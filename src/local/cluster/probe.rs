@@ -148,7 +148,7 @@ fn check(container: &Container, probe: &core::Probe) -> Result<Check, (String, &
     }
 }
 
-fn port(container: &Container, port: &IntOrString) -> Result<u16, (String, &'static str)> {
+pub(super) fn port(container: &Container, port: &IntOrString) -> Result<u16, (String, &'static str)> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {

@@ -15,10 +15,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::Stdio;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::io::AsyncWriteExt as _;
 
@@ -51,7 +51,18 @@ impl Protocol {
     }
 }
 
-type Frontends = BTreeMap<(Ipv4Addr, Protocol, u16), BTreeSet<(Ipv4Addr, u16)>>;
+type Frontends = BTreeMap<(IpAddr, Protocol, u16), BTreeSet<(IpAddr, u16)>>;
+
+/// What differs between the tables of the two families.
+struct Family {
+    name: &'static str,
+    address: &'static str,
+    /// The Service range.
+    range: &'static str,
+    /// An address of the node in that range.
+    exempt: String,
+    fits: fn(&IpAddr) -> bool,
+}
 
 /// The whole table, for `nft -f -`: it replaces the one before in a single transaction. Only numbers come from the
 /// objects into the text.
@@ -70,21 +81,47 @@ pub fn ruleset<'a>(
         let key = (namespace(&service.metadata), name(&service.metadata));
         add_frontends(&mut frontends, service, of_service.get(&key).map_or(&[][..], Vec::as_slice));
     }
-    text(&frontends)
+    let ipv4 = Family {
+        name: "ip",
+        address: "ipv4_addr",
+        range: "10.96.0.0/12",
+        exempt: format!("    ip daddr {DNS_ADDRESS} return\n"),
+        fits: IpAddr::is_ipv4,
+    };
+    let ipv6 = Family {
+        name: "ip6",
+        address: "ipv6_addr",
+        range: "fd00:10:96::/64",
+        exempt: String::new(),
+        fits: IpAddr::is_ipv6,
+    };
+    text(&frontends, &ipv4)
+        + &if frontends.keys().any(|(ip, ..)| ip.is_ipv6()) { text(&frontends, &ipv6) } else { gone("ip6") }
+}
+
+/// Removes the table of a family, whether or not it is there.
+fn gone(family: &str) -> String {
+    format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n")
 }
 
 fn add_frontends(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice]) {
     let Some(spec) = &service.spec else { return };
-    let Some(cluster_ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()) else { return };
-    if cluster_ip == DNS_ADDRESS {
-        return;
+    let more = spec.cluster_ips.iter().flatten().filter(|ip| Some(*ip) != spec.cluster_ip.as_ref());
+    for ip in spec.cluster_ip.iter().chain(more).filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+        if ip != DNS_ADDRESS {
+            add_frontend(frontends, spec, ip, slices);
+        }
     }
+}
+
+fn add_frontend(frontends: &mut Frontends, spec: &ServiceSpec, cluster_ip: IpAddr, slices: &[&EndpointSlice]) {
     for port in spec.ports.iter().flatten() {
         let (Some(protocol), Ok(number)) = (Protocol::parse(endpoints::protocol(port)), u16::try_from(port.port))
         else {
             continue;
         };
-        let backends = backends(slices, port.name.as_deref().unwrap_or_default(), protocol);
+        let mut backends = backends(slices, port.name.as_deref().unwrap_or_default(), protocol);
+        backends.retain(|(ip, _)| ip.is_ipv4() == cluster_ip.is_ipv4());
         if !backends.is_empty() {
             frontends.entry((cluster_ip, protocol, number)).or_default().extend(backends);
         }
@@ -92,7 +129,7 @@ fn add_frontends(frontends: &mut Frontends, service: &Service, slices: &[&Endpoi
 }
 
 /// The ready endpoints of a port; when there are none, those which still serve while they terminate (KEP-1669).
-fn backends(slices: &[&EndpointSlice], port: &str, protocol: Protocol) -> BTreeSet<(Ipv4Addr, u16)> {
+fn backends(slices: &[&EndpointSlice], port: &str, protocol: Protocol) -> BTreeSet<(IpAddr, u16)> {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
         let number = slice.ports.iter().flatten().find_map(|p| {
@@ -117,29 +154,32 @@ fn backends(slices: &[&EndpointSlice], port: &str, protocol: Protocol) -> BTreeS
     if ready.is_empty() { serving } else { ready }
 }
 
-fn chain((ip, protocol, port): &(Ipv4Addr, Protocol, u16)) -> String {
-    format!("service-{ip}-{}-{port}", protocol.name())
+fn chain((ip, protocol, port): &(IpAddr, Protocol, u16)) -> String {
+    // A name has no colons.
+    format!("service-{}-{}-{port}", ip.to_string().replace(':', "_"), protocol.name())
 }
 
 fn elements(elements: &[String]) -> String {
     if elements.is_empty() { String::new() } else { format!("\n    elements = {{ {} }}", elements.join(", ")) }
 }
 
-fn text(frontends: &Frontends) -> String {
-    let keys: Vec<_> = frontends
-        .keys()
+fn text(frontends: &Frontends, family: &Family) -> String {
+    let Family { name, address, range, exempt, fits } = family;
+    let frontends = || frontends.iter().filter(|((ip, ..), _)| fits(ip));
+    let keys: Vec<_> = frontends()
+        .map(|(key, _)| key)
         .map(|key @ (ip, protocol, port)| format!("{ip} . {} . {port} : goto {}", protocol.name(), chain(key)))
         .collect();
-    let addresses: BTreeSet<_> = frontends.values().flatten().map(|(address, _)| address).collect();
+    let addresses: BTreeSet<_> = frontends().flat_map(|(_, backends)| backends).map(|(address, _)| address).collect();
     let hairpins: Vec<_> = addresses.into_iter().map(|address| format!("{address} . {address}")).collect();
     let mut chains = String::new();
-    for (key, backends) in frontends {
+    for (key, backends) in frontends() {
         let targets: Vec<_> =
             backends.iter().enumerate().map(|(i, (address, port))| format!("{i} : {address} . {port}")).collect();
         // Writing into a String does not fail.
         let _ = write!(
             chains,
-            "  chain {} {{\n    meta l4proto {} dnat ip to numgen random mod {} map {{ {} }}\n  }}\n",
+            "  chain {} {{\n    meta l4proto {} dnat {name} to numgen random mod {} map {{ {} }}\n  }}\n",
             chain(key),
             key.1.name(),
             backends.len(),
@@ -148,17 +188,15 @@ fn text(frontends: &Frontends) -> String {
     }
     // The first two lines make the deletion succeed whether or not the table exists.
     format!(
-        "table ip {TABLE}
-delete table ip {TABLE}
-table ip {TABLE} {{
+        "{gone}table {name} {TABLE} {{
   map services {{
-    type ipv4_addr . inet_proto . inet_service : verdict{services}
+    type {address} . inet_proto . inet_service : verdict{services}
   }}
   set hairpins {{
-    type ipv4_addr . ipv4_addr{hairpins}
+    type {address} . {address}{hairpins}
   }}
 {chains}  chain translate {{
-    ip daddr . meta l4proto . th dport vmap @services
+    {name} daddr . meta l4proto . th dport vmap @services
   }}
   chain translate-forwarded {{
     type nat hook prerouting priority -100;
@@ -169,9 +207,8 @@ table ip {TABLE} {{
     jump translate
   }}
   chain refuse {{
-    ip daddr != 10.96.0.0/12 return
-    ip daddr {DNS_ADDRESS} return
-    meta l4proto tcp reject with tcp reset
+    {name} daddr != {range} return
+{exempt}    meta l4proto tcp reject with tcp reset
     reject
   }}
   chain refuse-forwarded {{
@@ -184,10 +221,11 @@ table ip {TABLE} {{
   }}
   chain hairpin {{
     type nat hook postrouting priority 100;
-    ct status dnat ip saddr . ip daddr @hairpins masquerade
+    ct status dnat {name} saddr . {name} daddr @hairpins masquerade
   }}
 }}
 ",
+        gone = gone(name),
         services = elements(&keys),
         hairpins = elements(&hairpins),
     )

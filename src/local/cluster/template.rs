@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::object::label;
-use super::{ContainerProbes, ContainerToRun, NODE_ADDRESS, SIDECAR, probe};
+use super::{ContainerProbes, ContainerToRun, NODE_ADDRESS, SIDECAR, pre_stop, probe};
 use crate::mesh::Diagnostic;
 
 /// The label that asks for a sidecar: `enabled` on a Namespace, `true` or `false` on a Pod.
@@ -84,12 +84,14 @@ pub(super) fn resolve(pod: &Pod, prefix: &str, executable: &Path) -> Resolved {
     for (index, container) in applications {
         let field = format!("{prefix}spec.containers[{index}]");
         let env = environment(pod, container, &field, &mut resolved.diagnostics);
+        let pre_stop = pre_stop::of_container(container, &field, &mut resolved.diagnostics);
         match argv(pod, container, &env, single, &field, executable) {
             Ok(argv) => resolved.containers.push(ContainerToRun {
                 name: container.name.clone(),
                 argv,
                 env: env.into_iter().collect(),
                 workdir: container.working_dir.as_ref().map(Into::into),
+                pre_stop,
             }),
             Err(diagnostic) => resolved.diagnostics.push(*diagnostic),
         }

@@ -12,6 +12,7 @@ mod container;
 mod protocol;
 mod runner;
 mod sandbox;
+mod stop;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -188,10 +189,12 @@ impl Pod {
     fn write_files(&self) -> std::io::Result<()> {
         let directory = self.directory();
         std::fs::create_dir_all(&directory)?;
-        let PodSpecToRun { ip, hostname, dns, .. } = &self.spec;
+        let PodSpecToRun { ip, ipv6, hostname, dns, .. } = &self.spec;
+        let ipv6 = ipv6.map_or_else(String::new, |ip| format!("{ip}\t{hostname}\n"));
         let resolv_conf = format!("nameserver {}\nsearch {}\noptions ndots:5\n", dns.nameserver, dns.search.join(" "));
         std::fs::write(directory.join("resolv.conf"), resolv_conf)?;
-        let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ip}\t{hostname}\n");
+        let hosts =
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ip}\t{hostname}\n{ipv6}");
         std::fs::write(directory.join("hosts"), hosts)?;
         std::fs::write(directory.join("hostname"), format!("{hostname}\n"))
     }
@@ -235,16 +238,24 @@ pub(crate) async fn live(pod: Arc<Pod>, machine: Arc<Machine>, events: mpsc::Sen
     let _ = events.send(PodEvent::Gone { pod: key }).await;
 }
 
-/// Tells when all containers run, each time anew.
+/// Tells when all containers run, each time anew, and whether the sidecar serves: while it does not, nobody can reach
+/// the application, and callers must know.
 async fn tell(pod: Arc<Pod>, events: mpsc::Sender<PodEvent>) {
     let mut progress = pod.progress.subscribe();
-    let mut was_running = false;
+    let (mut was_running, mut was_served) = (false, true);
     loop {
-        let running = progress.borrow_and_update().is_running(&pod.spec);
+        let (running, served) = {
+            let progress = progress.borrow_and_update();
+            (progress.is_running(&pod.spec), progress.sidecar_ready)
+        };
         if running && !was_running {
             let _ = events.send(PodEvent::Running { pod: pod.spec.key.clone() }).await;
         }
         was_running = running;
+        if pod.spec.meshed && served != was_served {
+            let _ = events.send(PodEvent::Sidecar { pod: pod.spec.key.clone(), serves: served }).await;
+            was_served = served;
+        }
         if progress.changed().await.is_err() {
             return;
         }
@@ -274,7 +285,8 @@ async fn live_once(
         }
         false => None,
     };
-    let sandbox = Arc::new(Sandbox::create(pod.spec.ip, pod.spec.hostname.clone(), interception).await?);
+    let sandbox =
+        Arc::new(Sandbox::create((pod.spec.ip, pod.spec.ipv6), pod.spec.hostname.clone(), interception).await?);
     *pod.sandbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sandbox));
 
     let mut application = JoinSet::new();
@@ -305,27 +317,8 @@ async fn live_once(
 }
 
 /// The stop sequence up to the end of the application. All of it fits into the grace period.
-async fn stop(pod: &Pod, machine: &Machine, sandbox: &Sandbox, application: &mut JoinSet<()>) {
-    let Some((order, deadline)) = pod.stop.order.get().copied() else { return };
-    if order.drain {
-        // A part of the grace period is left for the application to end by itself.
-        let deadline = deadline - order.grace / 4;
-        // The cluster has removed the endpoint already. Callers that have not noticed yet are still served.
-        if tokio::time::timeout_at(deadline, (machine.callers_left)(&pod.spec.key)).await.is_err() {
-            tracing::warn!(pod = %pod.spec.key, "callers did not leave within the grace period");
-        }
-        let serving = pod.progress.borrow().sidecar_ready;
-        if serving {
-            let drained = sidecar::drain(sandbox);
-            match tokio::time::timeout_at(deadline, drained).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(pod = %pod.spec.key, %error, "cannot drain the sidecar"),
-                Err(_) => {
-                    tracing::warn!(pod = %pod.spec.key, "requests were still active at the end of the grace period")
-                }
-            }
-        }
-    }
+async fn stop(pod: &Pod, machine: &Machine, sandbox: &Arc<Sandbox>, application: &mut JoinSet<()>) {
+    stop::before_the_application(pod, machine, sandbox).await;
     pod.stop.application.cancel();
     while application.join_next().await.is_some() {}
 }

@@ -1,6 +1,6 @@
 //! What the playground and a pod's first process say to each other, one packet a message.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Once, after the node's end of the pod's link is there.
-    Configure { id: u64, ip: Ipv4Addr, hostname: String, interception: Option<String> },
+    Configure { id: u64, ip: Ipv4Addr, ipv6: Option<Ipv6Addr>, hostname: String, interception: Option<String> },
     /// Start a process; its standard input, output and error come along. Its end is told by [`Event::Exited`].
     Run { id: u64, process: Process },
     /// Signal the process that was started by request `id`, and its group.

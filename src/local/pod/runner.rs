@@ -80,8 +80,8 @@ async fn handle(
     channel: &Arc<Channel>,
 ) -> io::Result<()> {
     let (id, result) = match request {
-        Request::Configure { id, ip, hostname, interception } => {
-            (id, configure(ip, &hostname, interception.as_deref()).map_err(|e| e.to_string()))
+        Request::Configure { id, ip, ipv6, hostname, interception } => {
+            (id, configure((ip, ipv6), &hostname, interception.as_deref()).map_err(|e| e.to_string()))
         }
         Request::Run { id, process } => (id, processes.start(id, &process, descriptors).map_err(|e| e.to_string())),
         Request::Signal { id, signal } => return processes.signal(id, signal),
@@ -101,12 +101,12 @@ async fn handle(
 }
 
 fn configure(
-    ip: std::net::Ipv4Addr,
+    (ip, ipv6): (std::net::Ipv4Addr, Option<std::net::Ipv6Addr>),
     hostname: &str,
     interception: Option<&str>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     rustix::system::sethostname(hostname.as_bytes())?;
-    node::set_up_pod(ip)?;
+    node::set_up_pod(ip, ipv6)?;
     if let Some(rules) = interception {
         Tool::Nft.batch(rules, "load the rules of interception")?;
     }

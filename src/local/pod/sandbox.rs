@@ -1,7 +1,7 @@
 //! A pod as the playground holds it: its namespaces with a first process inside, and the socket to that process.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +76,7 @@ impl Drop for Killing {
 impl Sandbox {
     /// Makes the namespaces of pod `ip` and connects them to the node.
     pub(crate) async fn create(
-        ip: Ipv4Addr,
+        (ip, ipv6): (Ipv4Addr, Option<Ipv6Addr>),
         hostname: String,
         interception: Option<String>,
     ) -> Result<Self, PlaygroundError> {
@@ -92,7 +92,7 @@ impl Sandbox {
             Ok(Some((Event::Started { pid }, _))) if status.success() => pid,
             _ => return Err(PlaygroundError::Pod("its namespaces could not be made: see the log above".to_owned())),
         };
-        blocking(move || node::connect_pod(ip, pid)).await??;
+        blocking(move || node::connect_pod(ip, ipv6, pid)).await??;
         let sandbox = Self {
             channel: Arc::new(channel),
             waiting: Arc::default(),
@@ -101,7 +101,7 @@ impl Sandbox {
             ended: CancellationToken::new(),
         };
         tokio::spawn(dispatch(Arc::clone(&sandbox.channel), Arc::clone(&sandbox.waiting), sandbox.ended.clone()));
-        sandbox.ask(|id| Request::Configure { id, ip, hostname, interception }, &[]).await?;
+        sandbox.ask(|id| Request::Configure { id, ip, ipv6, hostname, interception }, &[]).await?;
         Ok(sandbox)
     }
 

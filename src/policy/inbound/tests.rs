@@ -110,6 +110,26 @@ fn a_namespace_overrides_the_mesh() {
 }
 
 #[test]
+fn a_pod_overrides_its_namespace_and_a_port_its_pod() {
+    use MtlsMode::{Permissive, Strict};
+    let modes = |own: Option<MtlsMode>, of_namespace: Option<MtlsMode>, ports: &[(u16, MtlsMode)]| {
+        let mut cart = pod("shop/cart-1", "10.244.0.2");
+        cart.mtls.mode = own;
+        cart.mtls.ports = ports.iter().copied().collect();
+        let mut shop = namespace("shop");
+        shop.mtls = of_namespace;
+        let (plan, _) = plan([Object::Pod(cart), Object::Namespace(shop)]);
+        (plan.mtls, plan.mtls_ports.into_iter().collect::<Vec<_>>())
+    };
+    assert_eq!(modes(None, None, &[]), (Strict, vec![]));
+    assert_eq!(modes(Some(Permissive), Some(Strict), &[]), (Permissive, vec![]));
+    assert_eq!(modes(Some(Strict), Some(Permissive), &[]), (Strict, vec![]));
+    let ports = [(80, Strict), (81, Permissive)];
+    assert_eq!(modes(None, None, &ports), (Strict, vec![(81, Permissive)]), "only what differs");
+    assert_eq!(modes(None, Some(Permissive), &ports), (Permissive, vec![(80, Strict)]));
+}
+
+#[test]
 fn a_pod_without_a_sidecar_has_no_plan() {
     let mut world = World::default();
     let mut bare = pod("shop/cart-1", "10.244.0.2");

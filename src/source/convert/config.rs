@@ -5,9 +5,9 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use crate::mesh::TrustDomain;
 use crate::mesh::object::{self, NamespaceObject};
-use crate::source::manifest::config::{AuthorizationMode, MeshConfig, MtlsMode};
+use crate::source::manifest::config::{AuthorizationMode, EgressMode, MeshConfig, MtlsMode};
 
-use super::Findings;
+use super::{Findings, telemetry};
 
 /// A Namespace's label and annotations. One that cannot be read is left out: the mesh's own setting holds.
 pub(super) fn namespace(namespace: &Namespace, findings: &mut Findings) -> Option<NamespaceObject> {
@@ -27,11 +27,15 @@ pub(super) fn namespace(namespace: &Namespace, findings: &mut Findings) -> Optio
     let mtls = annotation("weft.dev/mtls").and_then(|(value, field)| mode::<MtlsMode>(value, field, findings));
     let authorization = annotation("weft.dev/authorization")
         .and_then(|(value, field)| mode::<AuthorizationMode>(value, field, findings));
+    let egress = annotation("weft.dev/egress").and_then(|(value, field)| mode::<EgressMode>(value, field, findings));
     Some(NamespaceObject {
         name: super::name_of(metadata).as_ref().into(),
         inject: label.is_some_and(|value| value == "enabled"),
         mtls: mtls.map(Into::into),
         authorization: authorization.map(Into::into),
+        egress: egress.map(Into::into),
+        sampling: telemetry::sampling(metadata, findings),
+        access_log: telemetry::access_log_mode(metadata, findings),
     })
 }
 
@@ -79,7 +83,10 @@ pub(super) fn mesh_config(config: &MeshConfig, findings: &mut Findings) -> Optio
         authorization: spec.authorization.as_ref().and_then(|a| a.mode).map(Into::into).unwrap_or_default(),
         discovery: spec.discovery.as_ref().and_then(|d| d.mode).map(Into::into).unwrap_or_default(),
         metrics: spec.metrics.as_ref().and_then(|m| m.mode).map(Into::into).unwrap_or_default(),
+        egress: spec.egress.as_ref().and_then(|e| e.mode).map(Into::into).unwrap_or_default(),
         ranges,
+        tracing: spec.tracing.as_ref().and_then(|tracing| telemetry::tracing(tracing, findings)),
+        access_log: spec.access_log.as_ref().map(|log| telemetry::access_log(log, findings)).unwrap_or_default(),
     })
 }
 

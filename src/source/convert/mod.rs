@@ -9,12 +9,15 @@
 
 mod attachment;
 mod config;
+mod egress;
 mod fault;
+mod mtls;
 mod pod;
 mod protocol;
 mod re2;
 mod service;
 mod smi;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod traffic_policy;
@@ -42,7 +45,7 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
     let mut findings = Findings::default();
     let object = match manifest {
         Manifest::Namespace(namespace) => config::namespace(namespace, &mut findings).map(Object::Namespace),
-        Manifest::ServiceAccount(_) | Manifest::Deployment(_) => None,
+        Manifest::ServiceAccount(_) | Manifest::Deployment(_) | Manifest::StatefulSet(_) => None,
         Manifest::Pod(pod) => pod::pod(pod, &mut findings).map(Object::Pod),
         Manifest::Service(service) => service::service(service, &mut findings).map(Object::Service),
         Manifest::EndpointSlice(slice) => service::endpoint_slice(slice, &mut findings).map(Object::EndpointSlice),
@@ -69,6 +72,7 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
         Manifest::TrafficPolicy(policy) => {
             traffic_policy::policy(policy, &mut findings).map(Box::new).map(Object::TrafficPolicy)
         }
+        Manifest::Egress(egress) => egress::egress(egress, &mut findings).map(Object::Egress),
         Manifest::MeshConfig(config) => config::mesh_config(config, &mut findings).map(Object::MeshConfig),
     };
     let name = |found: Vec<Diagnostic>| {

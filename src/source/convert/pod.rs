@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::mesh::object::{ContainerPort, Pod, Probe};
 use crate::mesh::{PodKey, ServiceAccountKey, Upstream, WorkloadKey};
 
-use super::{Findings, name_of, namespace_of};
+use super::{Findings, mtls, name_of, namespace_of, telemetry};
 
 /// The name of the sidecar's container.
 const SIDECAR: &str = "weft-proxy";
@@ -25,7 +25,9 @@ pub(super) fn pod(pod: &core::Pod, findings: &mut Findings) -> Option<Pod> {
     let namespace = namespace_of(metadata);
     let containers = Vec::from_iter(application_containers(spec));
     let (ports, probes) = (ports(&containers, findings), probes(&containers, findings));
-    let upstreams = upstreams(metadata, findings);
+    let (upstreams, mtls) = (upstreams(metadata, findings), mtls::of_pod(metadata, findings));
+    let (sampling, access_log) =
+        (telemetry::sampling(metadata, findings), telemetry::access_log_mode(metadata, findings));
     let ips = ips(pod.status.as_ref()?, findings);
     if ips.is_empty() {
         return None;
@@ -47,6 +49,9 @@ pub(super) fn pod(pod: &core::Pod, findings: &mut Findings) -> Option<Pod> {
         host_network: spec.host_network.unwrap_or(false),
         terminating: metadata.deletion_timestamp.is_some(),
         upstreams,
+        mtls,
+        sampling,
+        access_log,
     })
 }
 

@@ -11,7 +11,7 @@ pub(super) fn of(app_protocol: Option<&str>, name: &str, numbers: &[u16]) -> Pro
     if let Some(protocol) = by_name(&name.to_ascii_lowercase()) {
         return protocol;
     }
-    match numbers.iter().any(|number| SERVER_FIRST.contains(number)) {
+    match numbers.iter().any(|number| Protocol::SERVER_FIRST.contains(number)) {
         true => Protocol::Tcp,
         false => Protocol::Detect,
     }
@@ -37,24 +37,3 @@ fn known(name: &str) -> Option<Protocol> {
         _ => return None,
     })
 }
-
-/// Ports of protocols in which the server speaks first: waiting for the client's first bytes would wait for ever.
-///
-/// PostgreSQL (5432), MongoDB (27017), Redis (6379) and AMQP (5672) are not here: their clients speak first.
-const SERVER_FIRST: [u16; 15] = [
-    21,    // FTP
-    22,    // SSH
-    23,    // Telnet
-    25,    // SMTP
-    110,   // POP3
-    119,   // NNTP
-    143,   // IMAP
-    587,   // SMTP submission
-    873,   // rsync
-    2525,  // SMTP, by convention
-    3306,  // MySQL
-    4222,  // NATS: the server begins with INFO
-    5900,  // VNC
-    6600,  // MPD
-    33060, // MySQL X, which begins with a notice
-];

@@ -29,6 +29,23 @@ pub struct MeshConfigSpec {
     /// The mesh's addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Calls to hosts outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSettings>,
+    /// Traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<super::telemetry::Tracing>,
+    /// Access logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<super::telemetry::AccessLog>,
+}
+
+/// Calls to hosts outside the mesh.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct EgressSettings {
+    /// What becomes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<EgressMode>,
 }
 
 /// Mutual TLS.
@@ -104,6 +121,7 @@ macro_rules! mode {
         }
     };
 }
+pub(super) use mode;
 
 mode!(
     /// What an inbound listener does with a connection that is not the mesh's mTLS.
@@ -116,6 +134,10 @@ mode!(
         Audit | "audit": "Every caller is allowed, and what enforcement would deny is counted.",
         Enforce | "enforce": "Only what a TrafficTarget allows.",
     }
+);
+mode!(
+    /// What becomes of a call to a host outside the mesh.
+    EgressMode { Allow | "allow": "It goes through.", Deny | "deny": "It goes through if an Egress allows it." }
 );
 mode!(
     /// When a sidecar learns of a destination.

@@ -4,12 +4,14 @@
 //! playground, which acts as the API server of its pods, makes them itself and writes them with [`Manifest::to_yaml`].
 
 pub mod config;
+pub mod egress;
 pub mod fault;
 pub mod smi;
+pub mod telemetry;
 pub mod traffic_policy;
 
 use k8s_openapi::Resource as _;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -19,6 +21,7 @@ use serde_json::Value;
 
 use crate::mesh::{Kind, ObjectRef};
 use config::MeshConfig;
+use egress::Egress;
 use fault::TrafficFault;
 use smi::layer4::v1alpha4::UDPRoute;
 use traffic_policy::TrafficPolicy;
@@ -33,6 +36,7 @@ pub enum Manifest {
     ServiceAccount(Box<ServiceAccount>),
     Pod(Box<Pod>),
     Deployment(Box<Deployment>),
+    StatefulSet(Box<StatefulSet>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     TrafficSplit(TrafficSplit),
@@ -43,6 +47,7 @@ pub enum Manifest {
     TrafficFault(Box<TrafficFault>),
     TrafficPolicy(Box<TrafficPolicy>),
     MeshConfig(Box<MeshConfig>),
+    Egress(Box<Egress>),
 }
 
 /// Runs `$body` with `$object` bound to the Kubernetes object within `$manifest`, whichever its type.
@@ -53,6 +58,7 @@ macro_rules! each {
             Manifest::ServiceAccount($object) => $body,
             Manifest::Pod($object) => $body,
             Manifest::Deployment($object) => $body,
+            Manifest::StatefulSet($object) => $body,
             Manifest::Service($object) => $body,
             Manifest::EndpointSlice($object) => $body,
             Manifest::TrafficSplit(TrafficSplit::V1alpha1($object)) => $body,
@@ -74,6 +80,7 @@ macro_rules! each {
             Manifest::TrafficFault($object) => $body,
             Manifest::TrafficPolicy($object) => $body,
             Manifest::MeshConfig($object) => $body,
+            Manifest::Egress($object) => $body,
         }
     };
 }
@@ -86,6 +93,7 @@ impl Manifest {
             Self::ServiceAccount(_) => Kind::ServiceAccount,
             Self::Pod(_) => Kind::Pod,
             Self::Deployment(_) => Kind::Deployment,
+            Self::StatefulSet(_) => Kind::StatefulSet,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::TrafficSplit(_) => Kind::TrafficSplit,
@@ -96,6 +104,7 @@ impl Manifest {
             Self::TrafficFault(_) => Kind::TrafficFault,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::MeshConfig(_) => Kind::MeshConfig,
+            Self::Egress(_) => Kind::Egress,
         }
     }
 
@@ -141,6 +150,7 @@ impl Manifest {
             Version::ServiceAccount => Self::ServiceAccount(typed(json)?),
             Version::Pod => Self::Pod(typed(json)?),
             Version::Deployment => Self::Deployment(typed(json)?),
+            Version::StatefulSet => Self::StatefulSet(typed(json)?),
             Version::Service => Self::Service(typed(json)?),
             Version::EndpointSlice => Self::EndpointSlice(typed(json)?),
             Version::TrafficSplitV1alpha1 => Self::TrafficSplit(TrafficSplit::V1alpha1(typed(json)?)),
@@ -162,6 +172,7 @@ impl Manifest {
             Version::TrafficFault => Self::TrafficFault(typed(json)?),
             Version::TrafficPolicy => Self::TrafficPolicy(typed(json)?),
             Version::MeshConfig => Self::MeshConfig(typed(json)?),
+            Version::Egress => Self::Egress(typed(json)?),
         })
     }
 }
@@ -194,6 +205,7 @@ pub(crate) enum Version {
     ServiceAccount,
     Pod,
     Deployment,
+    StatefulSet,
     Service,
     EndpointSlice,
     TrafficSplitV1alpha1,
@@ -215,14 +227,16 @@ pub(crate) enum Version {
     TrafficFault,
     TrafficPolicy,
     MeshConfig,
+    Egress,
 }
 
 /// Every version that is read, with its kind and `apiVersion`; of one kind, the version to use comes last.
-pub(crate) const VERSIONS: [(Kind, &str, Version); 25] = [
+pub(crate) const VERSIONS: [(Kind, &str, Version); 27] = [
     (Kind::Namespace, Namespace::API_VERSION, Version::Namespace),
     (Kind::ServiceAccount, ServiceAccount::API_VERSION, Version::ServiceAccount),
     (Kind::Pod, Pod::API_VERSION, Version::Pod),
     (Kind::Deployment, Deployment::API_VERSION, Version::Deployment),
+    (Kind::StatefulSet, StatefulSet::API_VERSION, Version::StatefulSet),
     (Kind::Service, Service::API_VERSION, Version::Service),
     (Kind::EndpointSlice, EndpointSlice::API_VERSION, Version::EndpointSlice),
     (Kind::TrafficSplit, "split.smi-spec.io/v1alpha1", Version::TrafficSplitV1alpha1),
@@ -244,4 +258,5 @@ pub(crate) const VERSIONS: [(Kind, &str, Version); 25] = [
     (Kind::TrafficFault, "weft.dev/v1alpha1", Version::TrafficFault),
     (Kind::TrafficPolicy, "weft.dev/v1alpha1", Version::TrafficPolicy),
     (Kind::MeshConfig, "weft.dev/v1alpha1", Version::MeshConfig),
+    (Kind::Egress, "weft.dev/v1alpha1", Version::Egress),
 ];

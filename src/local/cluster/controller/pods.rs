@@ -14,12 +14,15 @@ use super::Cluster;
 use crate::mesh::diagnostic::Severity;
 use crate::mesh::{self, Diagnostic, Kind, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 
+/// Annotations of Weft that the mesh follows while the pod runs.
+const FOLLOWED: [&str; 2] = ["weft.dev/mtls", "weft.dev/mtls-ports"];
+
 /// A pod's text with all that is decided before it exists: what a Deployment's template or a declared Pod comes to.
-struct Blueprint {
-    metadata: ObjectMeta,
-    spec: PodSpec,
+pub(super) struct Blueprint {
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: PodSpec,
     /// Changes exactly when pods must be made anew.
-    hash: String,
+    pub(super) hash: String,
 }
 
 impl Cluster {
@@ -27,7 +30,7 @@ impl Cluster {
         let now = self.now;
         let key = match &event {
             PodEvent::Running { pod } | PodEvent::Gone { pod } => pod,
-            PodEvent::Exited { pod, .. } | PodEvent::Ready { pod, .. } => pod,
+            PodEvent::Exited { pod, .. } | PodEvent::Ready { pod, .. } | PodEvent::Sidecar { pod, .. } => pod,
         };
         // What comes late about a pod that has gone concerns nobody.
         let Some(pod) = self.pods.get_mut(key) else { return };
@@ -35,6 +38,7 @@ impl Cluster {
             PodEvent::Running { .. } => pod.started(now),
             PodEvent::Exited { code, .. } => pod.exited(code, now),
             PodEvent::Ready { ready, .. } => pod.set_ready(ready && matches!(pod.phase, Phase::Running(_)), now),
+            PodEvent::Sidecar { serves, .. } => pod.set_served(serves, now),
             PodEvent::Gone { pod: key } => return self.remove_pod(&key),
         }
         let key = key.clone();
@@ -55,11 +59,15 @@ impl Cluster {
         }
     }
 
-    /// Brings Deployments and declared Pods nearer to what they should be, until nothing is left to do at once.
+    /// Brings Deployments, StatefulSets and declared Pods nearer to what they should be, until nothing is left to do at once.
     pub(super) fn reconcile_pods(&mut self) {
-        while !(self.dirty_deployments.is_empty() && self.dirty_pods.is_empty()) {
+        while !(self.dirty_deployments.is_empty() && self.dirty_stateful_sets.is_empty() && self.dirty_pods.is_empty())
+        {
             for key in std::mem::take(&mut self.dirty_deployments) {
                 self.reconcile_deployment(&key);
+            }
+            for key in std::mem::take(&mut self.dirty_stateful_sets) {
+                self.reconcile_stateful_set(&key);
             }
             for key in std::mem::take(&mut self.dirty_pods) {
                 self.reconcile_declared(&key);
@@ -111,7 +119,7 @@ impl Cluster {
 
     fn reconcile_declared(&mut self, key: &PodKey) {
         let live = self.pods.get(key);
-        if live.is_some_and(|pod| matches!(pod.origin, Origin::Deployment(..))) {
+        if live.is_some_and(|pod| !matches!(pod.origin, Origin::Declared(_))) {
             return;
         }
         let Some(declared) = self.declared_pods.get(key) else {
@@ -169,13 +177,13 @@ impl Cluster {
         self.blueprint(namespace, metadata, pod.spec.clone().unwrap_or_default(), |metadata| {
             let mut decisive = metadata.annotations.clone();
             if let Some(annotations) = &mut decisive {
-                annotations.retain(|key, _| key.starts_with("weft.dev/"));
+                annotations.retain(|key, _| key.starts_with("weft.dev/") && !FOLLOWED.contains(&key.as_str()));
             }
             ObjectMeta { annotations: decisive.filter(|map| !map.is_empty()), ..ObjectMeta::default() }
         })
     }
 
-    fn blueprint(
+    pub(super) fn blueprint(
         &self,
         namespace: &str,
         metadata: ObjectMeta,
@@ -195,7 +203,12 @@ impl Cluster {
     }
 
     /// What is wrong with a blueprint, found by resolving a pod that is never made.
-    fn check(&self, namespace: &crate::mesh::Namespace, blueprint: &Blueprint, prefix: &str) -> Vec<Diagnostic> {
+    pub(super) fn check(
+        &self,
+        namespace: &crate::mesh::Namespace,
+        blueprint: &Blueprint,
+        prefix: &str,
+    ) -> Vec<Diagnostic> {
         let mut pod = self.pod_object(&PodKey::new(namespace.clone(), ""), blueprint, String::new());
         pod.status = Some(PodStatus { pod_ip: Some(String::new()), ..PodStatus::default() });
         template::resolve(&pod, prefix, &self.config.executable).diagnostics
@@ -212,7 +225,7 @@ impl Cluster {
         Pod { metadata, spec: Some(blueprint.spec.clone()), status: None }
     }
 
-    fn create_pod(
+    pub(super) fn create_pod(
         &mut self,
         owner: &ObjectRef,
         key: PodKey,
@@ -220,8 +233,14 @@ impl Cluster {
         blueprint: &Blueprint,
         workload: WorkloadKey,
     ) {
-        let Some(ip) = self.pod_addresses.allocate(self.now) else {
-            let full = Diagnostic::error("", "no address of 10.244.0.0/16 is free for another pod", "run fewer pods");
+        let outside = super::outside::hosts(blueprint.metadata.annotations.as_ref()).next().is_some();
+        let (addresses, range) = match outside {
+            true => (&mut self.outside_addresses, "203.0.113.0/24"),
+            false => (&mut self.pod_addresses, "10.244.0.0/16"),
+        };
+        let Some(ip) = addresses.allocate(self.now) else {
+            let full =
+                Diagnostic::error("", format!("no address of {range} is free for another pod"), "run fewer pods");
             self.report(owner, vec![full]);
             return;
         };
@@ -235,6 +254,7 @@ impl Cluster {
         let run = PodSpecToRun {
             uid,
             ip,
+            ipv6: self.config.dual_stack.then(|| super::super::addresses::ipv6(ip)),
             account: ServiceAccountKey::new(key.namespace.clone(), account),
             workload,
             version: blueprint.metadata.labels.as_ref().and_then(mesh::object::version).map(str::to_owned),
@@ -261,6 +281,8 @@ impl Cluster {
             run,
             phase: Phase::Pending,
             ready: false,
+            checked: false,
+            served: true,
             ready_changed: self.now,
             deleted: None,
             restarts: 0,
@@ -271,7 +293,7 @@ impl Cluster {
     }
 
     /// Marks a pod as terminating and has it stopped.
-    fn stop_pod(&mut self, key: &PodKey) {
+    pub(super) fn stop_pod(&mut self, key: &PodKey) {
         let Some(pod) = self.pods.get_mut(key).filter(|pod| pod.deleted.is_none()) else { return };
         pod.deleted = Some(self.now);
         let grace = Duration::from_secs(pod.grace_seconds().unsigned_abs());
@@ -283,6 +305,7 @@ impl Cluster {
         self.pod_changed(key);
         if let Some(pod) = self.pods.remove(key) {
             self.pod_addresses.release(pod.run.ip, self.now);
+            self.outside_addresses.release(pod.run.ip, self.now);
             self.staged.insert(reference(Kind::Pod, &key.namespace, &key.name), None);
         }
     }
@@ -306,6 +329,7 @@ impl Cluster {
         let Some(pod) = self.pods.get(key) else { return };
         match &pod.origin {
             Origin::Deployment(owner, _) => self.dirty_deployments.insert(owner.clone()),
+            Origin::StatefulSet(owner, _) => self.dirty_stateful_sets.insert(owner.clone()),
             Origin::Declared(_) => self.dirty_pods.insert(key.clone()),
         };
         let labels = pod.object.metadata.labels.as_ref();
@@ -332,10 +356,10 @@ impl Cluster {
     }
 }
 
-fn is_error(found: &[Diagnostic]) -> bool {
+pub(super) fn is_error(found: &[Diagnostic]) -> bool {
     found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
-fn reference(kind: Kind, namespace: &crate::mesh::Namespace, name: &std::sync::Arc<str>) -> ObjectRef {
+pub(super) fn reference(kind: Kind, namespace: &crate::mesh::Namespace, name: &std::sync::Arc<str>) -> ObjectRef {
     ObjectRef { kind, namespace: Some(namespace.clone()), name: name.clone() }
 }

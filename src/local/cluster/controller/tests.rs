@@ -26,7 +26,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            cluster: Cluster::new(Config { executable: "/bin/weft".into() }),
+            cluster: Cluster::new(Config { executable: "/bin/weft".into(), dual_stack: false }),
             now: Timestamp::UNIX_EPOCH,
             files: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -148,6 +148,7 @@ fn object(value: Value) -> Object {
     match value["kind"].as_str().expect("a kind") {
         "Namespace" => Object::Namespace(typed(value)),
         "Deployment" => Object::Deployment(typed(value)),
+        "StatefulSet" => Object::StatefulSet(typed(value)),
         "Pod" => Object::Pod(typed(value)),
         "Service" => Object::Service(typed(value)),
         "EndpointSlice" => Object::EndpointSlice(typed(value)),
@@ -324,6 +325,40 @@ fn a_declared_pod_is_relabelled_in_place_and_made_anew_for_another_spec() {
     assert_eq!(after.containers[0].argv.len(), 2);
     world.delete(pod("one", "b"));
     assert_eq!(world.pods(), []);
+}
+
+#[test]
+fn modes_of_mtls_are_followed_while_the_pod_runs() {
+    let mut world = World::new();
+    let annotated = |value: &str| {
+        with(
+            pod("one", "a"),
+            "/metadata/annotations",
+            json!({"weft.dev/mtls": value, "weft.dev/mtls-ports": "1=strict"}),
+        )
+    };
+    world.apply([annotated("strict")]);
+    let before = world.running[&world.only_pod()].uid.clone();
+    world.apply([annotated("permissive")]);
+    let key = world.only_pod();
+    assert_eq!(world.running[&key].uid, before);
+    assert_eq!(world.pod_file(&key)["metadata"]["annotations"]["weft.dev/mtls"], "permissive");
+}
+
+#[test]
+fn a_pod_whose_sidecar_does_not_serve_is_not_ready() {
+    let mut world = World::lazy();
+    world.apply([pod("one", "a"), service("a")]);
+    let pod = world.only_pod();
+    let mut ready_after = |event| {
+        world.event(event);
+        world.endpoints("a").iter().filter(|(_, ready, ..)| *ready).count()
+    };
+    let sidecar = |serves| PodEvent::Sidecar { pod: pod.clone(), serves };
+    assert_eq!(ready_after(PodEvent::Running { pod: pod.clone() }), 1);
+    assert_eq!(ready_after(sidecar(false)), 0);
+    assert_eq!(ready_after(PodEvent::Ready { pod: pod.clone(), ready: true }), 0, "whatever a probe says");
+    assert_eq!(ready_after(sidecar(true)), 1);
 }
 
 #[test]
@@ -517,4 +552,46 @@ proptest! {
         let addresses: BTreeSet<_> = world.running.values().map(|pod| pod.ip).collect();
         prop_assert_eq!(addresses.len(), world.running.len());
     }
+}
+
+#[test]
+fn a_stateful_set_becomes_numbered_pods_that_keep_their_names() {
+    let mut world = World::new();
+    let mut set = with(probed("db", 2), "/kind", json!("StatefulSet"));
+    set["spec"]["serviceName"] = json!("db");
+    let headless = with(service("db"), "/spec/clusterIP", json!("None"));
+    world.apply([headless, set.clone()]);
+    let names = |world: &World| world.pods().iter().map(|pod| pod.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&world), ["db-0"], "the second waits for the first");
+    for pod in ["db-0", "db-1"] {
+        world.event(PodEvent::Ready { pod: PodKey::new("shop", pod), ready: true });
+    }
+    assert_eq!(names(&world), ["db-0", "db-1"]);
+    let file = world.pod_file(&PodKey::new("shop", "db-1"));
+    assert_eq!((&file["spec"]["hostname"], &file["spec"]["subdomain"]), (&json!("db-1"), &json!("db")));
+    assert_eq!(file["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
+    let hostnames: BTreeSet<_> = world
+        .files
+        .values()
+        .filter(|file| file["kind"] == "EndpointSlice")
+        .flat_map(|slice| slice["endpoints"].as_array().expect("endpoints"))
+        .map(|endpoint| endpoint["hostname"].as_str().expect("a host name").to_owned())
+        .collect();
+    assert_eq!(hostnames, BTreeSet::from(["db-0".to_owned(), "db-1".to_owned()]));
+
+    let before = world.running[&PodKey::new("shop", "db-1")].ip;
+    let changed = with(set.clone(), "/spec/template/spec/containers/0/args", json!(["app", "serve"]));
+    world.apply([changed]);
+    assert_ne!(world.running[&PodKey::new("shop", "db-1")].ip, before, "the last one is made anew first");
+    world.delete(set);
+    assert_eq!(names(&world), [""; 0]);
+}
+
+#[test]
+fn a_pod_that_stands_for_a_host_outside_has_an_address_outside() {
+    let mut world = World::new();
+    let hosts = json!({"weft.dev/local-hosts": "api.example.com"});
+    world.apply([with(pod("api", "api"), "/metadata/annotations", hosts), pod("web", "web")]);
+    let ip = |name: &str| world.running[&PodKey::new("shop", name)].ip.to_string();
+    assert_eq!((ip("api"), ip("web")), ("203.0.113.2".to_owned(), "10.244.0.2".to_owned()));
 }

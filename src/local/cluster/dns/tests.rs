@@ -37,7 +37,9 @@ fn zone() -> Zone {
         "addressType": "IPv4", "ports": [{"name": "sql", "port": 5432}], "endpoints": endpoints,
     }))
     .expect("an EndpointSlice");
-    Zone::new(&services, [&slice], [("shop", Ipv4Addr::new(10, 244, 0, 2))])
+    let hosts = [("api.example.com", 2), ("*.example.com", 3)];
+    let hosts = hosts.map(|(host, last)| (host.to_owned(), Ipv4Addr::new(203, 0, 113, last).into()));
+    Zone::new(&services, [&slice], [("shop", Ipv4Addr::new(10, 244, 0, 2))], hosts)
 }
 
 fn query(name: &str, kind: RecordType) -> Message {
@@ -130,6 +132,9 @@ async fn names_answer_as_in_kubernetes() {
         ("nobody.shop.svc.cluster.local.", A, "NXDomain: ; SOA"),
         ("cart.shop.svc.cluster.local.shop.svc.cluster.local.", A, "NXDomain: ; SOA"),
         ("example.org.", A, "NXDomain: ; "),
+        ("api.example.com.", A, "NoError: A 203.0.113.2; "),
+        ("www.a.Example.com.", A, "NoError: A 203.0.113.3; "),
+        ("example.com.", A, "NXDomain: ; "),
         ("notcluster.local.", A, "NXDomain: ; "),
     ] {
         let query = query(name, kind);
@@ -152,7 +157,7 @@ async fn what_does_not_fit_a_datagram_comes_over_tcp() {
         "addressType": "IPv4", "endpoints": endpoints,
     }))
     .expect("an EndpointSlice");
-    let zone = Zone::new(&[service("db", json!({"clusterIP": "None"}))], [&slice], []);
+    let zone = Zone::new(&[service("db", json!({"clusterIP": "None"}))], [&slice], [], []);
     let client = Client::start(Arc::new(ArcSwap::from_pointee(zone)), None).await;
     let mut query = query("db.shop.svc.cluster.local.", RecordType::A);
     let cut = client.udp(&query).await;

@@ -48,11 +48,13 @@ pub(super) fn normal(name: &str) -> String {
 }
 
 impl Zone {
-    /// The names of `services` with their `slices`, and of `pods` (namespace and address).
+    /// The names of `services` with their `slices`, of `pods` (namespace and address), and of `hosts` outside, which may
+    /// begin with `*.`.
     pub fn new<'a>(
         services: impl IntoIterator<Item = &'a Service>,
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
         pods: impl IntoIterator<Item = (&'a str, Ipv4Addr)>,
+        hosts: impl IntoIterator<Item = (String, IpAddr)>,
     ) -> Self {
         let mut of_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
         for slice in slices {
@@ -73,6 +75,9 @@ impl Zone {
         for (namespace, ip) in pods {
             zone.insert(&format!("{}.{namespace}.pod.{CLUSTER_DOMAIN}", dashed(ip.into())), Data::Address(ip.into()));
         }
+        for (host, ip) in hosts {
+            zone.insert(&host, Data::Address(ip));
+        }
         zone
     }
 
@@ -84,8 +89,14 @@ impl Zone {
         match (ours, reverse_apex(name)) {
             (true, _) => Found::Nothing(CLUSTER_DOMAIN),
             (false, Some(apex)) => Found::Nothing(apex),
-            (false, None) => Found::Foreign,
+            (false, None) => self.wildcard(name).map_or(Found::Foreign, Found::Records),
         }
+    }
+
+    /// What is there for all names below one of those above `name`.
+    fn wildcard(&self, name: &str) -> Option<&BTreeSet<Data>> {
+        let above = std::iter::successors(name.split_once('.'), |(_, above)| above.split_once('.'));
+        above.into_iter().find_map(|(_, above)| self.names.get(&format!("*.{above}")))
     }
 
     /// Adds data. The names above exist too from then on, if only as such.
@@ -117,9 +128,16 @@ impl Zone {
             slices.iter().for_each(|slice| self.add_headless(&base, slice));
             return;
         }
-        let Some(ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()) else { return };
-        self.insert(&base, Data::Address(ip));
-        self.insert(&reverse(ip), Data::Ptr(base.clone()));
+        let more = spec.cluster_ips.iter().flatten().filter(|ip| Some(*ip) != spec.cluster_ip.as_ref());
+        let ips = spec.cluster_ip.iter().chain(more).filter_map(|ip| ip.parse::<IpAddr>().ok());
+        let ips = Vec::from_iter(ips);
+        if ips.is_empty() {
+            return;
+        }
+        for ip in ips {
+            self.insert(&base, Data::Address(ip));
+            self.insert(&reverse(ip), Data::Ptr(base.clone()));
+        }
         for port in spec.ports.iter().flatten() {
             if let (Some(name), Ok(number)) = (&port.name, u16::try_from(port.port)) {
                 self.add_srv(name, endpoints::protocol(port), &base, number, &base);

@@ -16,7 +16,7 @@ async fn inputs_become_files_names_and_actions_and_probes_are_asked() {
     let exit_code = Arc::new(AtomicI32::new(0));
     let code = exit_code.clone();
     let driver = Driver {
-        cluster: Cluster::new(Config { executable: "/bin/weft".into() }),
+        cluster: Cluster::new(Config { executable: "/bin/weft".into(), dual_stack: false }),
         state: StateDir::open(directory.path()).expect("opened"),
         zone: zone.clone(),
         service_proxy: ServiceProxy::Off,

@@ -18,14 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to an echo, and a thread that talks on it.
 #[derive(Debug)]
-pub(super) struct Held {
+pub struct Held {
     done: Arc<AtomicBool>,
     talking: JoinHandle<anyhow::Result<u64>>,
 }
 
 impl Held {
     /// Connects from inside a pod, and talks until it is stopped.
-    pub(super) fn start(mesh: &Mesh, pod: &str, host: &str, port: u16) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When it cannot connect.
+    pub fn start(mesh: &Mesh, pod: &str, host: &str, port: u16) -> anyhow::Result<Self> {
         let socket = mesh.dial(pod, SocketAddr::new(mesh.resolve(pod, host)?, port))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let done = Arc::new(AtomicBool::new(false));
@@ -33,8 +36,11 @@ impl Held {
         Ok(Self { done, talking: std::thread::spawn(move || talk(socket, &until)) })
     }
 
-    /// Ends it: how many lines came back, or why one did not.
-    pub(super) fn stop(self) -> anyhow::Result<u64> {
+    /// Ends it: how many lines came back.
+    ///
+    /// # Errors
+    /// Why one did not.
+    pub fn stop(self) -> anyhow::Result<u64> {
         self.done.store(true, Ordering::Relaxed);
         self.talking.join().map_err(|_| anyhow!("the connection's thread panicked"))?
     }
