@@ -67,7 +67,7 @@ fn sort_maps(json: &mut serde_json::Value) {
             for (name, field) in fields {
                 match (name.as_str(), &mut *field) {
                     ("filter_metadata", _) => field.sort_all_objects(),
-                    ("map", serde_json::Value::Object(entries)) => entries.sort_keys(),
+                    ("map" | "policies", serde_json::Value::Object(entries)) => entries.sort_keys(),
                     _ => {}
                 }
                 sort_maps(field);

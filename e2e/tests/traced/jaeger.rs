@@ -146,7 +146,18 @@ pub(super) fn now(mesh: &Mesh, service: &str, request_id: &str) -> anyhow::Resul
 
 /// The trace of the request of this id, when it has so many spans.
 pub(super) fn trace(mesh: &Mesh, service: &str, request_id: &str, spans: usize) -> anyhow::Result<Trace> {
-    until(&format!("{spans} spans of {request_id} at {service}"), ON_ITS_WAY, || {
+    trace_within(ON_ITS_WAY, mesh, service, request_id, spans)
+}
+
+/// As [`trace`], with less patience.
+pub(super) fn trace_within(
+    within: Duration,
+    mesh: &Mesh,
+    service: &str,
+    request_id: &str,
+    spans: usize,
+) -> anyhow::Result<Trace> {
+    until(&format!("{spans} spans of {request_id} at {service}"), within, || {
         std::thread::sleep(Duration::from_millis(50)); // Jaeger shares the machine.
         let traces = now(mesh, service, request_id)?;
         let complete = traces.iter().find(|trace| trace.spans.len() >= spans);

@@ -5,6 +5,7 @@
 mod jaeger;
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use anyhow::Context;
 use jaeger::Trace;
@@ -27,19 +28,20 @@ const CHAIN: usize = 8;
 /// One after the other: they measure times on the same cores.
 #[test]
 fn the_shop_is_traced() {
-    all("default", Names::of_the_request);
+    all("default", [Names::of_the_request; 3]);
 }
 
 #[test]
 fn the_shop_is_traced_on_the_oldest_envoy() {
     // It does not know the setting for it.
-    all("oldest", Names::of_the_side);
+    all("oldest", [Names::of_the_side, Names::of_the_side, Names::of_the_host]);
 }
 
-fn all(line: &str, names: fn() -> Names) {
-    over_grpc(line, names());
-    over_http(line, names());
-    with_zipkin(line, names());
+/// With the names of spans for each provider.
+fn all(line: &str, [grpc, http, zipkin]: [fn() -> Names; 3]) {
+    over_grpc(line, grpc());
+    over_http(line, http());
+    with_zipkin(line, zipkin());
 }
 
 /// How spans are named: at the caller and at the callee, by method and host or by gRPC method.
@@ -56,6 +58,10 @@ impl Names {
 
     fn of_the_side() -> Self {
         Self(|host| format!("egress {host}"), |_| "ingress".to_owned())
+    }
+
+    fn of_the_host() -> Self {
+        Self(str::to_owned, str::to_owned)
     }
 
     /// A hop: the span of the caller, and below it that of the callee with what it calls.
@@ -354,6 +360,12 @@ fn away(shop: &Shop, checks: &mut Scenarios) {
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });
-    let again = shop.call("http://frontend/", &[], CHAIN).map(|trace| trace.tree());
+    // What is sent before the sidecars have noticed is lost.
+    let again = until("a whole trace", PATIENCE, || {
+        let id = shop.request_id();
+        shop.mesh.call(SHELL, &["-H", &format!("x-request-id: {id}"), "http://frontend/"])?;
+        let seen = jaeger::trace_within(Duration::from_secs(3), &shop.mesh, "shell.shop", &id, CHAIN);
+        Ok(seen.map(|trace| trace.tree()).map_err(|error| error.to_string()))
+    });
     checks.equal("trace-away: it is back", &shop.names.chain(), again);
 }

@@ -62,7 +62,7 @@ fn a_pod_has_its_own_listener_only_while_its_telemetry_is_not_the_meshs() {
     mesh.apply(Object::MeshConfig(traced()));
     mesh.apply(Object::Pod(pod("shop/a-1", "10.244.0.2")));
     mesh.apply(sampled("shop/same-1", "10.244.0.3", "1"));
-    assert_eq!(mesh.apply(sampled("shop/b-1", "10.244.0.4", "50")), 3, "inbound, its routes, outbound");
+    assert_eq!(mesh.apply(sampled("shop/b-1", "10.244.0.4", "50")), 4, "inbound, its routes, outbound");
     assert_eq!(mesh.apply(sampled("shop/b-2", "10.244.0.5", "50")), 0, "what b-1 has");
     let own = mesh.outbound("shop/b-1");
     assert!(Arc::ptr_eq(&mesh.outbound("shop/a-1"), &mesh.shared()));
