@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use crate::mesh::repository;
 use crate::until;
 
-pub use objects::{endpoint_slice, meshed_pod, namespace, service};
+pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
 pub use replica::{Replica, http};
 
 /// How long the server may take to start on a busy machine.
