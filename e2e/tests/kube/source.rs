@@ -200,8 +200,8 @@ fn rights(kubernetes: &mut Kubernetes, rows: &mut Scenarios) {
 
 fn client(kubernetes: &Kubernetes, kubeconfig: &Path) -> anyhow::Result<Client> {
     kubernetes.block_on(async {
-        let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &KubeConfigOptions::default());
-        let mut config = config.await?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
         config.default_retry = false;
         Ok(Client::try_from(config)?)
     })
