@@ -147,7 +147,9 @@ impl RootSecret {
     ) {
         let mut seen = None;
         loop {
-            let found = self.look(authority, &mut seen, &mut kept, *holding.borrow()).await;
+            // Not within the call: what borrows from the channel would hold up who sends.
+            let holds = *holding.borrow();
+            let found = self.look(authority, &mut seen, &mut kept, holds).await;
             report.report(&self.of, found.err());
             sleep(about(LOOK)).await;
         }
