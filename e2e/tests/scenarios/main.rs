@@ -5,6 +5,7 @@
 
 mod access_log;
 mod audit;
+mod chaos;
 mod churn;
 mod dual_stack;
 mod egress;
