@@ -61,7 +61,7 @@ impl Chaos {
         running.loads.extend(start(mesh, DENIED)?);
         let taken = self.steps(&mut running, &changes)?;
         // What the last steps have brought reaches all before the loads end.
-        barrier(mesh, taken.len())?;
+        barrier(mesh, taken.len() + 1)?;
         let ended = running.end()?;
         let mut row = |check: &str, expected: &str, ok, observed: String| {
             let name = format!("chaos: seed {}: {check}", self.seed);
@@ -111,7 +111,7 @@ impl Chaos {
             let due = started.elapsed() + Duration::from_millis(random.u64(PACE));
             if next.is_free(running.mesh)? {
                 taken.push((next.change.name, started.elapsed()));
-                next.step(running).with_context(|| format!("after {taken:?}"))?;
+                next.step(running, taken.len()).with_context(|| format!("after {taken:?}"))?;
             }
             // The pace is the subject here, nothing is waited for.
             std::thread::sleep(due.saturating_sub(started.elapsed()));
@@ -149,7 +149,7 @@ impl<'a> UnderWay<'a> {
         Ok(free)
     }
 
-    fn step(&mut self, running: &mut Running<'_>) -> anyhow::Result<()> {
+    fn step(&mut self, running: &mut Running<'_>, number: usize) -> anyhow::Result<()> {
         let step = &self.change.steps[self.next];
         self.next = (self.next + 1) % self.change.steps.len();
         match step {
@@ -160,7 +160,7 @@ impl<'a> UnderWay<'a> {
             }
             Step::Call => {
                 // A Service is called when it is there: else its address is nobody's, and no sidecar's business.
-                barrier(running.mesh, 0)?;
+                barrier(running.mesh, number)?;
                 running.guests = start(running.mesh, GUEST)?;
                 Ok(())
             }
