@@ -6,6 +6,7 @@ pub mod cli;
 pub mod control_plane;
 pub mod duration;
 pub mod envoy;
+pub mod inject;
 pub mod inspect;
 pub mod local;
 pub mod mesh;

@@ -1,12 +1,16 @@
 //! `weft internal`: the processes of which a playground consists. Not for hands.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use super::logging::{self, LogFormat};
+use crate::inject::prepare::Preparation;
 use crate::local::intercept::{self, Exclusions, SidecarSockets};
+use crate::local::probes::AskedProbe;
 use crate::local::{self, Setup, playground};
+use crate::mesh::id::PodKey;
 
 /// The processes of which a playground consists
 #[derive(Debug, clap::Args)]
@@ -48,6 +52,36 @@ enum Process {
         #[arg(long = "annotation", value_parser = annotation)]
         annotations: Vec<(String, String)>,
     },
+    /// Write a sidecar's files and load the rules of interception: the init container of an injected pod
+    Prepare(Prepare),
+}
+
+#[derive(Debug, clap::Args)]
+struct Prepare {
+    /// The pod's name
+    #[arg(long, env = "WEFT_POD")]
+    pod: String,
+    /// Its namespace
+    #[arg(long, env = "WEFT_NAMESPACE")]
+    namespace: String,
+    /// Its addresses, separated by commas, the primary one first
+    #[arg(long, env = "WEFT_POD_IPS", value_delimiter = ',')]
+    ips: Vec<IpAddr>,
+    /// Its workload
+    #[arg(long)]
+    workload: String,
+    /// Where the control plane is
+    #[arg(long, default_value = crate::control_plane::DNS_NAME)]
+    control_plane: String,
+    /// Pod annotations weft.dev/…, as KEY=VALUE
+    #[arg(long = "annotation", value_parser = annotation)]
+    annotations: Vec<(String, String)>,
+    /// What the sidecar asks in the kubelet's place: tcp:PORT:SECONDS or https:PORT/PATH
+    #[arg(long = "probe")]
+    probes: Vec<AskedProbe>,
+    /// Load the rules of interception
+    #[arg(long)]
+    intercept: bool,
 }
 
 /// Runs as one of them.
@@ -63,6 +97,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let sockets = mark.map_or(SidecarSockets::Uid(uid), SidecarSockets::Mark);
             let exclusions = Exclusions::from_annotations(&annotations.into_iter().collect())?;
             intercept::apply(sockets, &exclusions)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Process::Prepare(prepare) => {
+            let preparation = Preparation {
+                pod: PodKey::new(prepare.namespace.as_str(), prepare.pod.as_str()),
+                workload: prepare.workload,
+                ips: prepare.ips,
+                control_plane: prepare.control_plane,
+                annotations: prepare.annotations.into_iter().collect(),
+                probes: prepare.probes,
+                intercept: prepare.intercept,
+            };
+            preparation.run()?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod deliveries;
 pub mod exec;
 pub mod graph;
+pub mod inject;
 pub mod internal;
 mod logging;
 pub mod output;
@@ -43,6 +44,7 @@ enum Command {
     Internal(internal::Args),
     Serve(serve::Args),
     Validate(validate::Args),
+    Inject(inject::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
     Graph(graph::Args),
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Internal(args) => internal::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Inject(args) => inject::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::Graph(args) => graph::run(args, playground::reach),

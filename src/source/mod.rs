@@ -15,7 +15,7 @@ mod document;
 pub mod manifest;
 
 pub mod versions;
-mod yaml;
+pub(crate) mod yaml;
 
 #[cfg(test)]
 mod bad_inputs;
