@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod crds;
 pub mod deliveries;
 pub mod exec;
 pub mod graph;
@@ -45,6 +46,7 @@ enum Command {
     Serve(serve::Args),
     Validate(validate::Args),
     Inject(inject::Args),
+    Crds(crds::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
     Graph(graph::Args),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Inject(args) => inject::run(args),
+        Command::Crds(args) => crds::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::Graph(args) => graph::run(args, playground::reach),

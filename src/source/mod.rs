@@ -10,6 +10,7 @@
 //! reported ([`Event::Rejected`]) and changes nothing: the last good version of its object stays.
 
 pub mod convert;
+pub mod crds;
 pub mod directory;
 mod document;
 pub mod manifest;
