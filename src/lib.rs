@@ -14,6 +14,7 @@ pub mod policy;
 pub mod snapshot;
 pub mod source;
 pub mod warm;
+pub mod webhook;
 pub mod xds;
 
 /// Weft's own image: a container whose image has this name runs this very binary in the playground.

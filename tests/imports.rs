@@ -54,6 +54,7 @@ const TABLE: &[Row] = &[
     // Beside the flow.
     ("ca", &["crate::source", "crate::policy", "crate::envoy", "crate::xds", "crate::cli", "anyhow"]),
     ("inject", &["crate::xds", "crate::cli", "anyhow"]),
+    ("webhook", &["crate::policy", "crate::snapshot", "crate::xds", "crate::cli", "anyhow"]),
     (
         "warm",
         &[

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod serve;
 pub mod up;
 pub mod validate;
+pub mod webhook;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ enum Command {
     Exec(exec::Args),
     Internal(internal::Args),
     Serve(serve::Args),
+    Webhook(webhook::Args),
     Validate(validate::Args),
     Inject(inject::Args),
     Crds(crds::Args),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(args),
         Command::Internal(args) => internal::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Webhook(args) => webhook::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Inject(args) => inject::run(args),
         Command::Crds(args) => crds::run(args),

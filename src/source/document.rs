@@ -275,7 +275,7 @@ fn quantities(json: &mut Value) {
 }
 
 /// serde's words as a diagnostic. Weft's own types give the help after a semicolon.
-fn type_error(FieldError { field, message }: FieldError) -> Diagnostic {
+pub(super) fn type_error(FieldError { field, message }: FieldError) -> Diagnostic {
     if let Some(missing) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         let field = if field.is_empty() { missing.to_owned() } else { format!("{field}.{missing}") };
         return Diagnostic::error(field, "the field is missing", "set it");
