@@ -59,6 +59,7 @@ fn envoy_takes_the_bootstrap_without_a_warning() {
             node: &ProxyId(PodKey::new("shop", "cart-1")),
             workload: &WorkloadKey::new("shop", "cart"),
             control_plane: "10.244.0.1",
+            control_plane_name: "weft.weft-system.svc",
             protocol,
             sockets,
             directories: Directories { files, token: &token, root: &root },

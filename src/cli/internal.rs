@@ -70,7 +70,7 @@ struct Prepare {
     /// Its workload
     #[arg(long)]
     workload: String,
-    /// Where the control plane is
+    /// The DNS name of the control plane
     #[arg(long, default_value = crate::control_plane::DNS_NAME)]
     control_plane: String,
     /// Pod annotations weft.dev/…, as KEY=VALUE

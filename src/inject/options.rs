@@ -21,7 +21,7 @@ pub struct Options {
     pub sidecar: SidecarForm,
     /// Who loads the rules of interception.
     pub interception: Interception,
-    /// Where the control plane is, by a name that pods can resolve.
+    /// The DNS name of the control plane: pods resolve it, and its certificate must carry it.
     pub control_plane: String,
     /// Envoy's log level.
     pub log_level: LogLevel,

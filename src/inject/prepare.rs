@@ -32,7 +32,7 @@ pub struct Preparation {
     pub workload: String,
     /// Its addresses, the primary one first.
     pub ips: Vec<IpAddr>,
-    /// Where the control plane is.
+    /// The DNS name of the control plane, which its certificate must carry.
     pub control_plane: String,
     /// The annotations that say how: the form of xDS, what is not intercepted.
     pub annotations: BTreeMap<String, String>,
@@ -91,6 +91,7 @@ impl Preparation {
             node: &ProxyId(self.pod.clone()),
             workload: &WorkloadKey::new(self.pod.namespace.clone(), self.workload.as_str()),
             control_plane: &self.control_plane,
+            control_plane_name: &self.control_plane,
             protocol: XdsProtocol::from_annotations(&self.annotations)?,
             sockets: SidecarSockets::Uid(intercept::SIDECAR_UID),
             directories: Directories { files: FILES, token: TOKEN, root: ROOT },

@@ -8,7 +8,7 @@ use crate::mesh::id::{ProxyId, WorkloadKey};
 use super::intercept::SidecarSockets;
 use super::probes::{AskedProbe, Fragments};
 
-/// The control plane's DNS name, which its certificate must carry.
+/// The control plane's DNS name in the playground.
 pub const CONTROL_PLANE_NAME: &str = crate::control_plane::DNS_NAME;
 /// Where the control plane serves xDS.
 pub const XDS_PORT: u16 = 15010;
@@ -66,6 +66,8 @@ pub struct Bootstrap<'a> {
     pub workload: &'a WorkloadKey,
     /// Where the control plane is: an address or a DNS name.
     pub control_plane: &'a str,
+    /// Its DNS name, which its certificate must carry.
+    pub control_plane_name: &'a str,
     /// The form of xDS that it speaks.
     pub protocol: XdsProtocol,
     /// How interception recognises the sidecar's sockets.
@@ -109,7 +111,7 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
         ("${XDS_API_TYPE}", bootstrap.protocol.api_type().to_owned()),
         ("${XDS_ADDRESS}", bootstrap.control_plane.to_owned()),
         ("${XDS_PORT}", XDS_PORT.to_string()),
-        ("${XDS_NAME}", CONTROL_PLANE_NAME.to_owned()),
+        ("${XDS_NAME}", bootstrap.control_plane_name.to_owned()),
         ("${FILES}", bootstrap.directories.files.to_owned()),
         ("${TOKEN}", bootstrap.directories.token.to_owned()),
         ("${ROOT}", bootstrap.directories.root.to_owned()),
@@ -143,6 +145,7 @@ mod tests {
                 node: &node,
                 workload: &workload,
                 control_plane: "10.244.0.1",
+                control_plane_name: CONTROL_PLANE_NAME,
                 protocol: XdsProtocol::Delta,
                 sockets,
                 directories: Directories { files: "/run/weft/proxy", token: "/run/weft/token", root: "/run/weft/root" },

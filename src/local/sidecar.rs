@@ -75,6 +75,7 @@ impl Sidecar {
             node: &ProxyId(spec.key.clone()),
             workload: &spec.workload,
             control_plane: &NODE_IP.to_string(),
+            control_plane_name: bootstrap::CONTROL_PLANE_NAME,
             protocol,
             sockets: SidecarSockets::from(self.machine.setup.privilege),
             directories: Directories { files: SEEN_AS, token: TOKEN, root: ROOT },
