@@ -11,7 +11,9 @@ pub mod held;
 pub mod inspection;
 pub mod load;
 pub mod mesh;
+pub mod prometheus;
 pub mod report;
+pub mod samples;
 pub mod scenario;
 
 use std::time::{Duration, Instant};

@@ -170,6 +170,20 @@ impl Sidecar {
         }
     }
 
+    /// Who it is: for the faults that it is to suffer (`envoy::fault`), the labels of its metrics (`envoy::metrics`) and its
+    /// spans (`envoy::tracing`).
+    fn environment(&self) -> Vec<(String, String)> {
+        let spec = &self.pod.spec;
+        let version = spec.version.clone().map(|version| ("WEFT_VERSION", version));
+        let names = [
+            (SERVICE_ACCOUNT_VARIABLE, spec.account.to_string()),
+            ("WEFT_NAMESPACE", spec.key.namespace.to_string()),
+            ("WEFT_WORKLOAD", spec.workload.name.to_string()),
+        ];
+        let names = names.into_iter().chain(version).map(|(name, value)| (name.to_owned(), value));
+        names.chain([bootstrap::environment(&ProxyId(spec.key.clone()), &spec.workload)]).collect()
+    }
+
     /// The Envoy process.
     pub(crate) fn process(&self) -> Process {
         let level = self.pod.spec.annotations.get("weft.dev/proxy-log-level").map_or("warning", String::as_str);
@@ -180,10 +194,7 @@ impl Sidecar {
         let drain_time = drain_time.iter().flat_map(|seconds| ["--drain-time-s", seconds]);
         Process {
             argv: argv.into_iter().chain(drain_time).map(str::to_owned).collect(),
-            env: vec![
-                (SERVICE_ACCOUNT_VARIABLE.to_owned(), self.pod.spec.account.to_string()),
-                bootstrap::environment(&ProxyId(self.pod.spec.key.clone()), &self.pod.spec.workload),
-            ],
+            env: self.environment(),
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),

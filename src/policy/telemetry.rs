@@ -1,7 +1,7 @@
 //! What a sidecar tells of the traffic that it carries: the mesh's settings, as its namespace and its pod override them.
 
 use crate::mesh::World;
-use crate::mesh::object::{MeshConfig, Pod};
+use crate::mesh::object::{MeshConfig, MetricsMode, Pod};
 use crate::mesh::telemetry::{AccessLog, AccessLogMode, Tracing};
 
 /// Nothing is off by a flag: what is not there is not told.
@@ -11,11 +11,27 @@ pub struct Telemetry {
     pub tracing: Option<Tracing>,
     /// What is logged; its mode is not `Off`.
     pub access_log: Option<AccessLog>,
+    /// What is counted.
+    pub metrics: MetricsMode,
+}
+
+impl Telemetry {
+    /// What older Envoys can tell instead; `None` if they can tell all of it.
+    pub fn for_older(&self) -> Option<Self> {
+        match self.metrics {
+            MetricsMode::Basic => None,
+            MetricsMode::Full => Some(Self { metrics: MetricsMode::Basic, ..self.clone() }),
+        }
+    }
 }
 
 /// What a sidecar tells that nothing is said of in particular.
 pub fn of_mesh(config: &MeshConfig) -> Telemetry {
-    Telemetry { tracing: config.tracing.clone(), access_log: logged(config.access_log.clone()) }
+    Telemetry {
+        tracing: config.tracing.clone(),
+        access_log: logged(config.access_log.clone()),
+        metrics: config.metrics,
+    }
 }
 
 /// What the sidecar of this pod tells. The annotation of the pod counts before that of its namespace.
@@ -28,6 +44,7 @@ pub fn of_pod(world: &World, pod: &Pod) -> Telemetry {
     Telemetry {
         tracing: tracing.map(|tracing| Tracing { sampling: sampling.unwrap_or(tracing.sampling), ..tracing }),
         access_log: logged(AccessLog { mode: mode.unwrap_or(log.mode), ..log }),
+        metrics: config.metrics,
     }
 }
 
@@ -73,7 +90,7 @@ mod tests {
         let dirty = world.apply(Event::Apply(Object::Namespace(shop)));
         assert_eq!(dirty.pods.len(), 2, "the pods of the namespace");
         let seen = |world: &World, pod: &str| {
-            let Telemetry { tracing, access_log } = of_pod(world, world.pod(&pod_key(pod)).expect("a pod"));
+            let Telemetry { tracing, access_log, .. } = of_pod(world, world.pod(&pod_key(pod)).expect("a pod"));
             format!("{:?} {:?}", tracing.map(|tracing| tracing.sampling), access_log.map(|log| log.mode))
         };
         let all = |world: &World| ["other/web-1", "shop/web-1", "shop/silent-1"].map(|pod| seen(world, pod));

@@ -10,6 +10,7 @@ mod dual_stack;
 mod egress;
 mod fault;
 mod life;
+mod metrics;
 mod modes;
 mod mtls;
 mod policy;

@@ -23,6 +23,9 @@ pub struct MeshConfigSpec {
     /// How sidecars learn of destinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
+    /// Golden metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
     /// The mesh's addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
@@ -67,6 +70,14 @@ pub struct Discovery {
     /// When a sidecar learns of a destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<DiscoveryMode>,
+}
+
+/// Golden metrics.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct Metrics {
+    /// What sidecars count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<MetricsMode>,
 }
 
 /// The mesh's addresses.
@@ -145,4 +156,11 @@ mode!(
 mode!(
     /// When a sidecar learns of a destination.
     DiscoveryMode { OnDemand | "ondemand": "On the first call.", Eager | "eager": "From the start." }
+);
+mode!(
+    /// What sidecars count of the calls that they carry.
+    MetricsMode {
+        Full | "full": "Requests and connections with both ends of each call.",
+        Basic | "basic": "What Envoy counts by itself.",
+    }
 );

@@ -28,7 +28,7 @@ use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
 use super::subscription::{self, Changed, Intern, Names, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
-use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::snapshot::{Generation, Resource, ResourceName, ResourceType, Snapshot, Version};
 
 /// The two forms of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +78,8 @@ pub struct Response {
     pub nonce: String,
     /// The number of the snapshot that it brings the client to: `system_version_info`, `version_info`.
     pub number: u64,
+    /// Which form of them the client can load.
+    pub generation: Generation,
     /// New and changed resources; in a state-of-the-world response of clusters or listeners all of them. Streams that
     /// begin alike share the list.
     pub resources: Arc<[Arc<Resource>]>,
@@ -116,6 +118,7 @@ pub struct Session {
     secrets: Arc<dyn Secrets>,
     patience: Patience,
     names: Arc<NamePool>,
+    generation: Generation,
     beginnings: Arc<Beginnings>,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
@@ -150,6 +153,7 @@ impl Session {
             secrets,
             patience,
             names: Arc::default(),
+            generation: Generation::default(),
             beginnings: Arc::default(),
             snapshot: None,
             types: BTreeMap::new(),
@@ -166,6 +170,11 @@ impl Session {
     /// Shares its sets of names, and what it begins with, with the sessions of the same pools.
     pub(crate) fn sharing(self, names: Arc<NamePool>, beginnings: Arc<Beginnings>) -> Self {
         Self { names, beginnings, ..self }
+    }
+
+    /// Sends what an Envoy of this generation can load.
+    pub(crate) fn of_generation(self, generation: Generation) -> Self {
+        Self { generation, ..self }
     }
 
     /// A newer snapshot is there.
@@ -473,6 +482,7 @@ impl Session {
             type_url: type_url.into(),
             nonce: self.unknown_count.to_string(),
             number: 0,
+            generation: self.generation,
             resources: Arc::default(),
             removed: names.into_iter().map(ResourceName::from).collect(),
         });

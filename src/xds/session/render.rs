@@ -248,6 +248,7 @@ impl Session {
         let number = snapshot.number();
         held.outstanding.push_back(Sent { nonce: nonce.clone(), number, at: now, items, removed: removed.clone() });
         let removed = if self.protocol == Protocol::Delta { removed } else { Vec::new() };
-        Some(Response { type_url: kind.type_url().into(), nonce, number, resources, removed })
+        let generation = self.generation;
+        Some(Response { type_url: kind.type_url().into(), nonce, number, generation, resources, removed })
     }
 }
