@@ -24,8 +24,6 @@ mod view;
 
 use serde_json::{Value, json};
 
-use crate::mesh::object::Labels;
-
 pub use options::Options;
 
 use annotations::Wishes;
@@ -193,12 +191,6 @@ fn add(pod: &mut Value, view: &PodView, parts: sidecar::Parts, options: &Options
     }
     change(pod, &["spec", "volumes"], |all| all.extend(volumes));
     set(pod, &["metadata", "annotations", INJECTED], json!(env!("CARGO_PKG_VERSION")));
-}
-
-/// The version that a pod's labels state: `version`, else `app.kubernetes.io/version`.
-fn version(labels: &Labels) -> Option<&str> {
-    let label = |name: &str| labels.get(name).filter(|value| !value.is_empty());
-    label("version").or_else(|| label("app.kubernetes.io/version")).map(String::as_str)
 }
 
 /// The field at `path`, made with the objects above it where they are missing; `None` if one of these is no object.

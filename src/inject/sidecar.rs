@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 use super::annotations::Wishes;
 use super::options::{Interception, Options, SidecarForm};
 use super::view::PodView;
-use super::{INIT, SIDECAR, SIDECAR_UID, prepare, version};
+use super::{INIT, SIDECAR, SIDECAR_UID, prepare};
 use crate::ca::token::AUDIENCE;
 use crate::envoy::names::SERVICE_ACCOUNT_VARIABLE;
 use crate::local::bootstrap;
 use crate::local::probes::{AskedProbe, HEALTH_PORT};
 use crate::mesh::id::{PodKey, ProxyId, WorkloadKey};
+use crate::mesh::object;
 
 /// The names of the volumes.
 pub(super) const VOLUMES: [&str; 3] = ["weft-proxy", "weft-token", ROOT];
@@ -177,7 +178,7 @@ fn environment(view: &PodView, workload: &str) -> Vec<Value> {
         json!({"name": SERVICE_ACCOUNT_VARIABLE, "value": "$(WEFT_NAMESPACE)/$(WEFT_ACCOUNT)"}),
         json!({"name": "WEFT_WORKLOAD", "value": workload}),
     ];
-    if let Some(version) = version(&view.metadata.labels) {
+    if let Some(version) = object::version(&view.metadata.labels) {
         env.push(json!({"name": "WEFT_VERSION", "value": version}));
     }
     let node = ProxyId(PodKey::new("$(WEFT_NAMESPACE)", "$(WEFT_POD)"));

@@ -48,10 +48,8 @@ pub fn inject(body: &[u8], options: &Options) -> Result<Value, Malformed> {
     let request = AdmissionRequest::read(body)?;
     let answer = match request.object.get("kind").and_then(Value::as_str) {
         Some("Pod") => match inject::inject(&request.object, &workload(&request.object), options) {
-            Ok(outcome) => Answer {
-                patch: patch::difference(&request.object, &outcome.pod),
-                ..Answer::allowed(outcome.warnings.into_iter().map(|warning| format!("weft: {warning}")))
-            },
+            Ok(outcome) => Answer::allowed(outcome.warnings.into_iter().map(|warning| format!("weft: {warning}")))
+                .with(patch::difference(&request.object, &outcome.pod)),
             Err(error) => Answer::denied(error.to_string()),
         },
         _ => Answer::allowed([]),

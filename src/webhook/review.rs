@@ -90,7 +90,7 @@ impl AdmissionRequest {
 pub(super) struct Answer {
     denied: Option<String>,
     warnings: Vec<String>,
-    pub(super) patch: Vec<Operation>,
+    patch: Vec<Operation>,
 }
 
 impl Answer {
@@ -100,6 +100,11 @@ impl Answer {
             None => warning,
         };
         Self { warnings: warnings.into_iter().map(cut).take(20).collect(), ..Self::default() }
+    }
+
+    /// The same with a change of the object.
+    pub(super) fn with(self, patch: Vec<Operation>) -> Self {
+        Self { patch, ..self }
     }
 
     pub(super) fn denied(message: String) -> Self {
