@@ -1,6 +1,7 @@
 //! Weft, a service-mesh control plane for stock Envoy sidecars: see ARCHITECTURE.md for how data flows.
 
 pub mod app;
+mod backoff;
 pub mod ca;
 pub mod cli;
 pub mod control_plane;
@@ -8,6 +9,7 @@ pub mod duration;
 pub mod envoy;
 pub mod inject;
 pub mod inspect;
+pub mod kubernetes;
 pub mod local;
 pub mod mesh;
 pub mod policy;

@@ -53,6 +53,7 @@ const TABLE: &[Row] = &[
     ("xds", &["crate::source", "crate::policy", "crate::envoy", "crate::cli", "anyhow"]),
     // Beside the flow.
     ("ca", &["crate::source", "crate::policy", "crate::envoy", "crate::xds", "crate::cli", "anyhow"]),
+    ("kubernetes", &["crate::source", "crate::policy", "crate::envoy", "crate::cli", "anyhow"]),
     ("inject", &["crate::xds", "crate::cli", "anyhow"]),
     ("webhook", &["crate::policy", "crate::snapshot", "crate::xds", "crate::cli", "anyhow"]),
     (
