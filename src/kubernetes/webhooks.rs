@@ -88,8 +88,8 @@ impl<'a> Webhooks<'a> {
     fn say(&self, of: &str, resource: &str, done: Result<(), Failure>) {
         let found = done.err().map(|failure| match failure {
             Failure::Request(RequestError::Missing) => {
-                let help = "install it: helm upgrade, or `weft crds | kubectl apply --server-side -f -`; it is looked for";
-                Diagnostic::warning("", format!("{of} is missing"), help)
+                let reason = format!("{of} is missing, so pods get no sidecar, or objects are stored unchecked");
+                Diagnostic::warning("", reason, "install Weft's chart (docs/install.md); it is looked for")
             }
             Failure::Request(error) => {
                 let help = error.help(resource);
@@ -175,8 +175,11 @@ impl<'a> Webhooks<'a> {
     /// Brings a definition up to date.
     async fn definition(&self, name: &str, mut definition: Value) -> Result<(), RequestError> {
         let api = self.api("apiextensions.k8s.io", "CustomResourceDefinition");
-        // Only Helm, or a person, makes one: without its definition a kind is not wanted.
-        send("get", api.get(name)).await?;
+        match send("get", api.get(name)).await {
+            // Only Helm, or a person, makes one; whoever reads the kind says that it is missing.
+            Err(RequestError::Missing) => return Ok(()),
+            found => drop(found?),
+        }
         if let Some(client) = definition.pointer_mut("/spec/conversion/webhook/clientConfig") {
             client["service"]["namespace"] = self.cluster.namespace().into();
             client["caBundle"] = json!(ByteString(self.authority.root_pem().as_bytes().to_vec()));

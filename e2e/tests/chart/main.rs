@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may, and here its helpers do")]
 
+mod cluster;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
