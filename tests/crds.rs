@@ -71,7 +71,10 @@ fn schemas_are_structural_and_say_what_each_field_is() {
     for (name, schema) in schemas() {
         structural(&schema, &name);
         let fields = schema["properties"].as_object().unwrap();
-        fields.iter().filter(|(field, _)| *field != "status").for_each(|(field, schema)| described(schema, &format!("{name} {field}")));
+        fields
+            .iter()
+            .filter(|(field, _)| *field != "status")
+            .for_each(|(field, schema)| described(schema, &format!("{name} {field}")));
     }
 }
 
@@ -79,9 +82,23 @@ fn schemas_are_structural_and_say_what_each_field_is() {
 fn structural(schema: &Value, at: &str) {
     let words = schema.as_object().unwrap_or_else(|| panic!("{at}: {schema}"));
     let known = [
-        "type", "description", "properties", "items", "required", "enum", "format", "minimum", "maximum", "nullable",
-        "additionalProperties", "minLength", "maxLength", "x-kubernetes-int-or-string",
-        "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+        "type",
+        "description",
+        "properties",
+        "items",
+        "required",
+        "enum",
+        "format",
+        "minimum",
+        "maximum",
+        "nullable",
+        "additionalProperties",
+        "minLength",
+        "maxLength",
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-preserve-unknown-fields",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
     ];
     for word in words.keys() {
         assert!(known.contains(&word.as_str()), "{at}: {word}");
@@ -90,7 +107,10 @@ fn structural(schema: &Value, at: &str) {
     assert!(words.contains_key("type") || open.iter().any(|word| words.contains_key(*word)), "{at} has no type");
     assert!(!(words.contains_key("properties") && words.contains_key("additionalProperties")), "{at}: both");
     let format = words.get("format").and_then(Value::as_str);
-    assert!(format.is_none_or(|format| ["int32", "int64", "double", "date-time"].contains(&format)), "{at}: {format:?}");
+    assert!(
+        format.is_none_or(|format| ["int32", "int64", "double", "date-time"].contains(&format)),
+        "{at}: {format:?}"
+    );
     for (field, schema) in words.get("properties").and_then(Value::as_object).into_iter().flatten() {
         structural(schema, &format!("{at}.{field}"));
     }
@@ -138,7 +158,8 @@ fn every_document_fits_its_schema_and_loses_nothing() {
     let schemas = schemas();
     let (mut checked, mut wrong) = (0, Vec::new());
     for (place, document) in documents() {
-        let name = format!("{} {}", document["apiVersion"].as_str().unwrap_or(""), document["kind"].as_str().unwrap_or(""));
+        let name =
+            format!("{} {}", document["apiVersion"].as_str().unwrap_or(""), document["kind"].as_str().unwrap_or(""));
         let Some(schema) = schemas.get(&name) else { continue };
         // What examples are for showing what goes wrong says so in its name.
         if place.contains("broken") || place.contains("bad") {

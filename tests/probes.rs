@@ -161,7 +161,10 @@ fn a_probe_that_the_sidecar_asks_says_what_the_application_is() {
         assert_eq!(*application.asked.lock().expect("asked"), ["/healthz?verbose=1", "/healthz", "/healthz"]);
         // Nothing else of the application is reached this way.
         let other = format!("/probe/https/{}/secret", application.port);
-        assert_eq!((get(health, &other), get(health, "/probe/tcp/22"), get(health, "/")), (Some(404), Some(404), Some(404)));
+        assert_eq!(
+            (get(health, &other), get(health, "/probe/tcp/22"), get(health, "/")),
+            (Some(404), Some(404), Some(404))
+        );
         assert_eq!(application.asked.lock().expect("asked").len(), 3);
     }
 }

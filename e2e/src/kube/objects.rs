@@ -16,10 +16,8 @@ pub(super) fn path(api_version: &str, plural: &str, namespace: &str, name: &str)
 
 /// The plural of a kind, and whether it is in a namespace.
 fn resource(kind: &str) -> (String, bool) {
-    let cluster = matches!(
-        kind,
-        "Namespace" | "MeshConfig" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition"
-    );
+    let cluster =
+        matches!(kind, "Namespace" | "MeshConfig" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition");
     let lower = kind.to_lowercase();
     let plural = match lower.strip_suffix('y') {
         Some(stem) => format!("{stem}ies"),
@@ -32,7 +30,8 @@ fn resource(kind: &str) -> (String, bool) {
 /// Creates or changes an object, and its `status` when it has one.
 pub(super) async fn put(client: &Client, object: &Value) -> anyhow::Result<()> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-    let (Some(api_version), Some(kind), Some(name)) = (text("/apiVersion"), text("/kind"), text("/metadata/name")) else {
+    let (Some(api_version), Some(kind), Some(name)) = (text("/apiVersion"), text("/kind"), text("/metadata/name"))
+    else {
         bail!("no object: {object}");
     };
     let (plural, namespaced) = resource(kind);

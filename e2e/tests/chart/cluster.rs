@@ -88,7 +88,8 @@ impl Cluster {
 
     /// What the server would store of a pod, without what differs from one time to the next.
     fn stored(&self, namespace: &str, pod: &str) -> anyhow::Result<Value> {
-        let text = self.kubectl(&["create", "--namespace", namespace, "--dry-run=server", "-o", "json", "-f", "-"], pod)?;
+        let text =
+            self.kubectl(&["create", "--namespace", namespace, "--dry-run=server", "-o", "json", "-f", "-"], pod)?;
         // Warnings come before the object.
         let text = &text[text.find('{').with_context(|| text.clone())?..];
         let end = text.rfind('}').with_context(|| text.to_owned())?;
@@ -116,7 +117,9 @@ impl Cluster {
         }
         for name in ["trafficsplits.split.smi-spec.io", "traffictargets.access.smi-spec.io"] {
             let found = self.kubernetes.get("apiextensions.k8s.io/v1", "customresourcedefinitions", "", name)?;
-            bundles.push(found.context("a definition")?["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"].clone());
+            bundles.push(
+                found.context("a definition")?["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"].clone(),
+            );
         }
         let believed = bundles.iter().filter(|bundle| *bundle == root).count();
         let said = format!("{believed} of {} by the mesh's root", bundles.len());
@@ -159,7 +162,8 @@ impl Cluster {
     }
 
     fn namespace(&self, name: &str, labels: Value) -> anyhow::Result<()> {
-        self.kubernetes.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}))?;
+        self.kubernetes
+            .put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}))?;
         // The controller that makes it does not run here.
         self.kubernetes.put(&json!({"apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": "default", "namespace": name}, "automountServiceAccountToken": false}))
@@ -223,7 +227,9 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
         Ok((text.contains("STATUS: deployed"), text.lines().take(6).collect::<Vec<_>>().join("; ")))
     });
     scenarios.equal("chart-install: the MeshConfig of the values comes with its definition", "default", {
-        cluster.kubernetes.get("weft.dev/v1alpha1", "meshconfigs", "", "default")
+        cluster
+            .kubernetes
+            .get("weft.dev/v1alpha1", "meshconfigs", "", "default")
             .and_then(|found| Ok(found.context("there is none")?["metadata"]["name"].as_str().unwrap_or("").to_owned()))
     });
 
@@ -248,25 +254,43 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
     conversion(&cluster, &mut scenarios)?;
     scenarios.equal("chart-roles: nothing was forbidden to the control plane", "0 lines", {
         let log = replica.log();
-        Ok(format!("{} lines", log.lines().filter(|line| line.contains("forbidden") || line.contains("may not")).count()))
+        Ok(format!(
+            "{} lines",
+            log.lines().filter(|line| line.contains("forbidden") || line.contains("may not")).count()
+        ))
     });
 
-    let upgraded = cluster.helm(&["upgrade", "weft", &chart, "--set", "controlPlane.replicas=3,webhook.timeoutSeconds=5"]);
-    scenarios.equal("chart-upgrade: new values count, and the webhooks are still believed", "3, 5 of 5 by the mesh's root", {
-        upgraded.and_then(|_| Ok(format!("{}, {}", cluster.replicas()?, cluster.believed()?.unwrap_or_else(|said| said))))
-    });
+    let upgraded =
+        cluster.helm(&["upgrade", "weft", &chart, "--set", "controlPlane.replicas=3,webhook.timeoutSeconds=5"]);
+    scenarios.equal(
+        "chart-upgrade: new values count, and the webhooks are still believed",
+        "3, 5 of 5 by the mesh's root",
+        {
+            upgraded.and_then(|_| {
+                Ok(format!("{}, {}", cluster.replicas()?, cluster.believed()?.unwrap_or_else(|said| said)))
+            })
+        },
+    );
     let back = cluster.helm(&["rollback", "weft", "1"]);
-    scenarios.equal("chart-rollback: old values count, and the webhooks are still believed", "2, 5 of 5 by the mesh's root", {
-        back.and_then(|_| Ok(format!("{}, {}", cluster.replicas()?, cluster.believed()?.unwrap_or_else(|said| said))))
-    });
+    scenarios.equal(
+        "chart-rollback: old values count, and the webhooks are still believed",
+        "2, 5 of 5 by the mesh's root",
+        {
+            back.and_then(|_| {
+                Ok(format!("{}, {}", cluster.replicas()?, cluster.believed()?.unwrap_or_else(|said| said)))
+            })
+        },
+    );
     scenarios.equal("chart-rollback: pods are injected as before", "weft-init, weft-proxy", {
         cluster.stored("shop", &pod("after", json!({}), json!({}))).map(|pod| init_containers(&pod))
     });
 
     drop(webhook);
-    scenarios.holds("chart-fault: without a webhook no pod starts that should have a sidecar", "the webhook is named", || {
-        says(cluster.stored("shop", &pod("late", json!({}), json!({}))), &["inject.weft.dev"])
-    });
+    scenarios.holds(
+        "chart-fault: without a webhook no pod starts that should have a sidecar",
+        "the webhook is named",
+        || says(cluster.stored("shop", &pod("late", json!({}), json!({}))), &["inject.weft.dev"]),
+    );
     scenarios.equal("chart-fault: other pods start", "", {
         cluster.stored("plain", &pod("late", json!({}), json!({}))).map(|pod| init_containers(&pod))
     });
@@ -275,23 +299,27 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
     });
 
     let uninstalled = cluster.helm(&["uninstall", "weft"]);
-    scenarios.holds("chart-uninstall: what people wrote is left, and the mesh's root; nothing else", "as expected", || {
-        uninstalled?;
-        let left = |api: &str, plural: &str, namespace: &str, name: &str| {
-            Ok::<_, anyhow::Error>(cluster.kubernetes.get(api, plural, namespace, name)?.is_some())
-        };
-        let split = "split.smi-spec.io/v1alpha4";
-        let kept = left(split, "trafficsplits", "shop", "unchecked")? && left("v1", "secrets", SYSTEM, "weft-ca")?;
-        let registration = "admissionregistration.k8s.io/v1";
-        let gone = [
-            left("apps/v1", "deployments", SYSTEM, "weft")?,
-            left(registration, "mutatingwebhookconfigurations", "", "weft-injector")?,
-            left(registration, "validatingwebhookconfigurations", "", "weft-validator")?,
-            left("rbac.authorization.k8s.io/v1", "clusterroles", "", "weft-xds")?,
-            left("v1", "serviceaccounts", SYSTEM, "weft")?,
-        ];
-        Ok((kept && !gone.contains(&true), format!("kept: {kept}; still there: {gone:?}")))
-    });
+    scenarios.holds(
+        "chart-uninstall: what people wrote is left, and the mesh's root; nothing else",
+        "as expected",
+        || {
+            uninstalled?;
+            let left = |api: &str, plural: &str, namespace: &str, name: &str| {
+                Ok::<_, anyhow::Error>(cluster.kubernetes.get(api, plural, namespace, name)?.is_some())
+            };
+            let split = "split.smi-spec.io/v1alpha4";
+            let kept = left(split, "trafficsplits", "shop", "unchecked")? && left("v1", "secrets", SYSTEM, "weft-ca")?;
+            let registration = "admissionregistration.k8s.io/v1";
+            let gone = [
+                left("apps/v1", "deployments", SYSTEM, "weft")?,
+                left(registration, "mutatingwebhookconfigurations", "", "weft-injector")?,
+                left(registration, "validatingwebhookconfigurations", "", "weft-validator")?,
+                left("rbac.authorization.k8s.io/v1", "clusterroles", "", "weft-xds")?,
+                left("v1", "serviceaccounts", SYSTEM, "weft")?,
+            ];
+            Ok((kept && !gone.contains(&true), format!("kept: {kept}; still there: {gone:?}")))
+        },
+    );
     scenarios.finish(Path::new(KUBE_ROWS), || {
         let log = replica.log();
         log[log.len().saturating_sub(3_000)..].to_owned()
@@ -303,14 +331,16 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
         cluster.stored("shop", &pod("a", json!({}), json!({}))).map(|pod| init_containers(&pod))
     });
     scenarios.equal("inject-label: one that wants none", "", {
-        cluster.stored("shop", &pod("a", json!({"labels": {"weft.dev/inject": "false"}}), json!({})))
+        cluster
+            .stored("shop", &pod("a", json!({"labels": {"weft.dev/inject": "false"}}), json!({})))
             .map(|pod| init_containers(&pod))
     });
     scenarios.equal("inject-label: a pod of another namespace", "", {
         cluster.stored("plain", &pod("a", json!({}), json!({}))).map(|pod| init_containers(&pod))
     });
     scenarios.equal("inject-label: one that asks for it there", "weft-init, weft-proxy", {
-        cluster.stored("plain", &pod("a", json!({"labels": {"weft.dev/inject": "true"}}), json!({})))
+        cluster
+            .stored("plain", &pod("a", json!({"labels": {"weft.dev/inject": "true"}}), json!({})))
             .map(|pod| init_containers(&pod))
     });
     let options = cluster.options().display().to_string();
@@ -321,16 +351,23 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
         let by_webhook = cluster.stored("shop", &text)?;
         let offline = cluster.weft(&["inject", "--options", &options, "-f", "-"], &text)?;
         // Its warnings.
-        let offline: String = offline.lines().filter(|line| !line.starts_with("warning: ")).map(|l| format!("{l}\n")).collect();
+        let offline: String =
+            offline.lines().filter(|line| !line.starts_with("warning: ")).map(|l| format!("{l}\n")).collect();
         let offline = cluster.stored("shop", &offline)?;
-        ensure!(init_containers(&by_webhook).starts_with("weft-init, weft-proxy"), "{name}: {}", init_containers(&by_webhook));
+        ensure!(
+            init_containers(&by_webhook).starts_with("weft-init, weft-proxy"),
+            "{name}: {}",
+            init_containers(&by_webhook)
+        );
         ensure!(by_webhook == offline, "{name}: by the webhook {by_webhook}\noffline {offline}");
         Ok(())
     });
     let equal: anyhow::Result<Vec<()>> = equal.collect();
-    scenarios.equal("inject-offline: the webhook and `weft inject` make the same of a pod, and it is a valid one", "14 of 14", {
-        equal.map(|equal| format!("{} of {}", equal.len(), PODS.len()))
-    });
+    scenarios.equal(
+        "inject-offline: the webhook and `weft inject` make the same of a pod, and it is a valid one",
+        "14 of 14",
+        { equal.map(|equal| format!("{} of {}", equal.len(), PODS.len())) },
+    );
     scenarios.holds("inject-host-network: no sidecar, and it is said", "a warning and an annotation", || {
         let text = cluster.kubectl(
             &["create", "-n", "shop", "--dry-run=server", "-o", "json", "-f", "-"],
@@ -348,7 +385,9 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
     // With a CNI plugin a meshed pod fits the strictest standard; without, it is the API server that says why not.
     cluster.namespace("strict", json!({"pod-security.kubernetes.io/enforce": "restricted"}))?;
     let inject = |interception: &str| {
-        let options = cluster.config_map_options()?.replace("interception: InitContainer", &format!("interception: {interception}"));
+        let options = cluster
+            .config_map_options()?
+            .replace("interception: InitContainer", &format!("interception: {interception}"));
         fs::write(cluster.file("other.yaml"), options)?;
         let options = cluster.file("other.yaml").display().to_string();
         let text = input("restricted-with-cni")?.replace("namespace: shop", "namespace: strict");
@@ -378,22 +417,58 @@ fn validation(cluster: &Cluster, scenarios: &mut Scenarios) {
         says(apply(&split("bad", json!("lots"))), &["spec.backends[0].weight", "integer"])
     });
     let cases = [
-        ("a regex that RE2 does not take", "specs.smi-spec.io/v1alpha4", "HTTPRouteGroup",
-            json!({"matches": [{"name": "m", "pathRegex": "(?=x)"}]}), &["spec.matches[0].pathRegex"][..], false),
-        ("a port that is none", "specs.smi-spec.io/v1alpha4", "TCPRoute",
-            json!({"matches": {"ports": [70000]}}), &["spec.matches.ports[0]", "70000 is not a port"], true),
-        ("a port that v1alpha3 does not have", "access.smi-spec.io/v1alpha3", "TrafficTarget",
+        (
+            "a regex that RE2 does not take",
+            "specs.smi-spec.io/v1alpha4",
+            "HTTPRouteGroup",
+            json!({"matches": [{"name": "m", "pathRegex": "(?=x)"}]}),
+            &["spec.matches[0].pathRegex"][..],
+            false,
+        ),
+        (
+            "a port that is none",
+            "specs.smi-spec.io/v1alpha4",
+            "TCPRoute",
+            json!({"matches": {"ports": [70000]}}),
+            &["spec.matches.ports[0]", "70000 is not a port"],
+            true,
+        ),
+        (
+            "a port that v1alpha3 does not have",
+            "access.smi-spec.io/v1alpha3",
+            "TrafficTarget",
             json!({"destination": {"kind": "ServiceAccount", "name": "a", "port": 80}, "sources": [], "rules": []}),
-            &["spec.destination.port", "name the port in a TCPRoute"], true),
-        ("a fault that does nothing", "weft.dev/v1alpha1", "TrafficFault",
-            json!({"targetRefs": [{"kind": "Service", "name": "a"}]}), &["spec"], true),
-        ("a duration without a unit", "weft.dev/v1alpha1", "TrafficPolicy",
+            &["spec.destination.port", "name the port in a TCPRoute"],
+            true,
+        ),
+        (
+            "a fault that does nothing",
+            "weft.dev/v1alpha1",
+            "TrafficFault",
+            json!({"targetRefs": [{"kind": "Service", "name": "a"}]}),
+            &["spec"],
+            true,
+        ),
+        (
+            "a duration without a unit",
+            "weft.dev/v1alpha1",
+            "TrafficPolicy",
             json!({"targetRefs": [{"kind": "Service", "name": "a"}], "timeouts": {"request": "5"}}),
-            &["spec.timeouts.request", "write a number with its unit"], true),
-        ("a second MeshConfig", "weft.dev/v1alpha1", "MeshConfig", json!({}), &["metadata.name", "name it `default`"], true),
+            &["spec.timeouts.request", "write a number with its unit"],
+            true,
+        ),
+        (
+            "a second MeshConfig",
+            "weft.dev/v1alpha1",
+            "MeshConfig",
+            json!({}),
+            &["metadata.name", "name it `default`"],
+            true,
+        ),
     ];
     for (what, api_version, kind, spec, words, refused) in cases {
-        let object = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "bad"}, "spec": spec}).to_string();
+        let object =
+            json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "bad"}, "spec": spec}).to_string();
         let name = format!("validate-{}: {what}", kind.to_lowercase());
         if refused {
             scenarios.holds(&name, "refused, with what to do", || says(apply(&object), words));
@@ -408,26 +483,46 @@ fn validation(cluster: &Cluster, scenarios: &mut Scenarios) {
         apply(&split("early", json!(1))).map(|text| text.split_whitespace().last().unwrap_or_default().to_owned())
     });
     scenarios.equal("validate-dry-run: leaves nothing", "none", {
-        cluster.kubectl(&["apply", "-n", "shop", "--dry-run=server", "-f", "-"], &split("dry", json!(1))).and_then(|_| {
-            let found = cluster.kubernetes.get("split.smi-spec.io/v1alpha4", "trafficsplits", "shop", "dry")?;
-            Ok(if found.is_some() { "one" } else { "none" })
-        })
+        cluster.kubectl(&["apply", "-n", "shop", "--dry-run=server", "-f", "-"], &split("dry", json!(1))).and_then(
+            |_| {
+                let found = cluster.kubernetes.get("split.smi-spec.io/v1alpha4", "trafficsplits", "shop", "dry")?;
+                Ok(if found.is_some() { "one" } else { "none" })
+            },
+        )
     });
 }
 
 /// Every kind of SMI is written in each version and read in every other.
 fn conversion(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()> {
     let kinds = [
-        ("TrafficSplit", "trafficsplits", "split.smi-spec.io", 4, json!({"service": "root", "backends": [
+        (
+            "TrafficSplit",
+            "trafficsplits",
+            "split.smi-spec.io",
+            4,
+            json!({"service": "root", "backends": [
             {"service": "a", "weight": 2}, {"service": "b", "weight": 1}],
-            "matches": [{"kind": "HTTPRouteGroup", "name": "testers"}]})),
-        ("HTTPRouteGroup", "httproutegroups", "specs.smi-spec.io", 4, json!({"matches": [
-            {"name": "all"}, {"name": "testers", "pathRegex": "/x", "methods": ["GET"], "headers": [{"x-user": "t.*"}]}]})),
+            "matches": [{"kind": "HTTPRouteGroup", "name": "testers"}]}),
+        ),
+        (
+            "HTTPRouteGroup",
+            "httproutegroups",
+            "specs.smi-spec.io",
+            4,
+            json!({"matches": [
+            {"name": "all"}, {"name": "testers", "pathRegex": "/x", "methods": ["GET"], "headers": [{"x-user": "t.*"}]}]}),
+        ),
         ("TCPRoute", "tcproutes", "specs.smi-spec.io", 4, json!({"matches": {"ports": [8080, 9090]}})),
-        ("TrafficTarget", "traffictargets", "access.smi-spec.io", 3, json!({
+        (
+            "TrafficTarget",
+            "traffictargets",
+            "access.smi-spec.io",
+            3,
+            json!({
             "destination": {"kind": "ServiceAccount", "name": "a"},
             "sources": [{"kind": "ServiceAccount", "name": "b", "namespace": "shop"}],
-            "rules": [{"kind": "HTTPRouteGroup", "name": "all", "matches": ["all"]}]})),
+            "rules": [{"kind": "HTTPRouteGroup", "name": "all", "matches": ["all"]}]}),
+        ),
     ];
     for (kind, plural, group, newest, spec) in kinds {
         let hub = json!({"apiVersion": format!("{group}/v1alpha{newest}"), "kind": kind,
@@ -444,15 +539,25 @@ fn conversion(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()
                     let found = cluster.kubernetes.get(&version, plural, "shop", &name)?.context("it is not there")?;
                     let expected = versions::convert(object.clone(), &version)?;
                     for field in ["spec", "matches", "destination", "sources", "specs"] {
-                        ensure!(found.get(field) == expected.get(field), "{written} read as {read}: {found}\nnot {expected}");
+                        ensure!(
+                            found.get(field) == expected.get(field),
+                            "{written} read as {read}: {found}\nnot {expected}"
+                        );
                     }
-                    ensure!(found["metadata"]["annotations"] == expected["metadata"]["annotations"], "{written} as {read}: {found}");
+                    ensure!(
+                        found["metadata"]["annotations"] == expected["metadata"]["annotations"],
+                        "{written} as {read}: {found}"
+                    );
                     ways += 1;
                 }
             }
             Ok(format!("{ways} ways"))
         })();
-        scenarios.equal(&format!("convert-{}: written in each version, read in each", kind.to_lowercase()), &format!("{} ways", newest * newest), all);
+        scenarios.equal(
+            &format!("convert-{}: written in each version, read in each", kind.to_lowercase()),
+            &format!("{} ways", newest * newest),
+            all,
+        );
     }
     scenarios.equal("convert-trafficsplit: quantities of v1alpha1 keep their proportions", "1000, 500", {
         let old = json!({"apiVersion": "split.smi-spec.io/v1alpha1", "kind": "TrafficSplit",

@@ -20,9 +20,12 @@ fn helm(arguments: &[&str]) -> Output {
     let home = repository().join("target/helm/home");
     let mut command = Command::new(helm);
     // Nothing of the user's own Helm, and no cluster.
-    for (variable, below) in
-        [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("KUBECONFIG", "none")]
-    {
+    for (variable, below) in [
+        ("HELM_CACHE_HOME", "cache"),
+        ("HELM_CONFIG_HOME", "config"),
+        ("HELM_DATA_HOME", "data"),
+        ("KUBECONFIG", "none"),
+    ] {
         command.env(variable, home.join(below));
     }
     command.args(arguments).output().expect("Helm runs")
@@ -34,7 +37,8 @@ fn chart() -> String {
 
 fn template(arguments: &[&str]) -> Result<String, String> {
     let chart = chart();
-    let all = [&["template", "mesh", &chart, "--namespace", "weft-system", "--kube-version", "1.35.0"], arguments].concat();
+    let all =
+        [&["template", "mesh", &chart, "--namespace", "weft-system", "--kube-version", "1.35.0"], arguments].concat();
     let done = helm(&all);
     let text = |bytes| String::from_utf8(bytes).expect("text");
     if done.status.success() { Ok(text(done.stdout)) } else { Err(text(done.stderr)) }
@@ -203,7 +207,10 @@ fn the_first_try_has_the_prometheus_of_the_examples_and_traces() {
     let config = find(&rendered, "ConfigMap", "weft-prometheus")["data"]["prometheus.yml"].as_str().expect("a file");
     assert!(!config.contains("10.244.0.1:"), "an address of the playground is left");
     let jobs: Value = serde_saphyr::from_str(config).expect("YAML");
-    assert_eq!(jobs["scrape_configs"][1]["http_sd_configs"][0]["url"], "http://weft.weft-system.svc:15014/sd/prometheus");
+    assert_eq!(
+        jobs["scrape_configs"][1]["http_sd_configs"][0]["url"],
+        "http://weft.weft-system.svc:15014/sd/prometheus"
+    );
     let mesh = find(&rendered, "MeshConfig", "default");
     assert_eq!(mesh["spec"]["tracing"]["provider"]["otlp"]["grpc"], "weft-jaeger.weft-system.svc:4317");
     // What the user says holds.
@@ -231,11 +238,19 @@ fn what_the_image_collects_runs_by_itself() {
         .output()
         .expect("collect runs");
     assert!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stderr));
-    for (program, arguments) in [("nft", ["--version"]), ("ip", ["-V"]), (weft.to_str().expect("a path"), ["--version"])] {
+    for (program, arguments) in
+        [("nft", ["--version"]), ("ip", ["-V"]), (weft.to_str().expect("a path"), ["--version"])]
+    {
         let path = ["", "/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"].map(|folder| format!("{folder}{program}"));
-        let path = path.iter().find(|path| path.starts_with('/') && root.path().join(&path[1..]).exists()).expect(program);
+        let path =
+            path.iter().find(|path| path.starts_with('/') && root.path().join(&path[1..]).exists()).expect(program);
         // In a user namespace, so that it needs no root.
-        let run = Command::new("unshare").args(["--map-root-user", "--root"]).arg(root.path()).arg(path).args(arguments).output();
+        let run = Command::new("unshare")
+            .args(["--map-root-user", "--root"])
+            .arg(root.path())
+            .arg(path)
+            .args(arguments)
+            .output();
         let run = run.expect("unshare runs");
         assert!(run.status.success(), "{program}: {}", String::from_utf8_lossy(&run.stderr));
     }
