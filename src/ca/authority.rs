@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::string::Ia5String;
 use arc_swap::ArcSwap;
+use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber,
@@ -76,7 +76,9 @@ pub enum CaError {
         subject: String,
     },
     /// The root key cannot be read.
-    #[error("{origin}: not a private key in PEM that can sign (ECDSA P-256 or P-384, or RSA); restore it from a backup")]
+    #[error(
+        "{origin}: not a private key in PEM that can sign (ECDSA P-256 or P-384, or RSA); restore it from a backup"
+    )]
     Key {
         /// Where it came from. What is wrong with the key is not said: it could quote it.
         origin: String,

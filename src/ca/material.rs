@@ -70,7 +70,8 @@ impl Material {
             let (origin, subject) = (origin.certificates.clone(), summary.subject.clone());
             return Err(CaError::NotACa { origin, subject });
         }
-        let signing = summaries.first().ok_or(DescribeError::NoCertificate).map_err(unreadable(&origin.certificates))?;
+        let signing =
+            summaries.first().ok_or(DescribeError::NoCertificate).map_err(unreadable(&origin.certificates))?;
         let pair = key_pair(&self.key).ok_or_else(|| CaError::Key { origin: origin.key.clone() })?;
         if pair.subject_public_key_info() != signing.public_key_info {
             return Err(CaError::Mismatch { certificate: origin.certificates.clone(), key: origin.key.clone() });
@@ -123,7 +124,8 @@ fn check_way(way: &[Pem], roots: &[Pem], origin: &Origin) -> Result<(), CaError>
         origin: origin.certificates.clone(),
         source: DescribeError::X509(error.to_string()),
     };
-    let read = |blocks: &[Pem]| blocks.iter().map(|block| block.parse_x509().map(|_| ())).collect::<Result<Vec<_>, _>>();
+    let read =
+        |blocks: &[Pem]| blocks.iter().map(|block| block.parse_x509().map(|_| ())).collect::<Result<Vec<_>, _>>();
     read(way).and(read(roots)).map_err(unreadable)?;
     let way: Vec<X509Certificate<'_>> = way.iter().filter_map(|block| block.parse_x509().ok()).collect();
     let roots: Vec<X509Certificate<'_>> = roots.iter().filter_map(|block| block.parse_x509().ok()).collect();
@@ -139,7 +141,9 @@ fn check_way(way: &[Pem], roots: &[Pem], origin: &Origin) -> Result<(), CaError>
         return Err(broken(certificate, "the one behind it"));
     }
     match way.last() {
-        Some(last) if !roots.iter().any(|root| signs(root, last)) => Err(broken(last, &format!("a root of {}", origin.roots))),
+        Some(last) if !roots.iter().any(|root| signs(root, last)) => {
+            Err(broken(last, &format!("a root of {}", origin.roots)))
+        }
         _ => Ok(()),
     }
 }
@@ -163,9 +167,8 @@ fn check_trust_domain<'a>(
 
 /// The key, whichever way its PEM is written. What is wrong with one is not said: it could quote it.
 fn key_pair(key: &PrivateKey) -> Option<KeyPair> {
-    let block = Pem::iter_from_buffer(key.expose_pem().as_bytes()).find_map(|block| {
-        block.ok().filter(|block| block.label.ends_with("PRIVATE KEY"))
-    })?;
+    let block = Pem::iter_from_buffer(key.expose_pem().as_bytes())
+        .find_map(|block| block.ok().filter(|block| block.label.ends_with("PRIVATE KEY")))?;
     let pkcs8 = match block.label.as_str() {
         "PRIVATE KEY" => block.contents,
         "EC PRIVATE KEY" => der::pkcs8_of_sec1(&block.contents)?,
@@ -192,7 +195,13 @@ mod der {
     /// SEC 1, appendix C.4: it names its curve, which PKCS #8 wants outside.
     pub(super) fn pkcs8_of_sec1(key: &[u8]) -> Option<Vec<u8>> {
         let names = |curve: &[u8]| key.windows(curve.len()).any(|window| window == curve);
-        let curve = if names(&P256) { &P256[..] } else if names(&P384) { &P384[..] } else { return None };
+        let curve = if names(&P256) {
+            &P256[..]
+        } else if names(&P384) {
+            &P384[..]
+        } else {
+            return None;
+        };
         Some(pkcs8(&[&EC, curve].concat(), key))
     }
 

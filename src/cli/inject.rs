@@ -46,8 +46,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.file.as_os_str() == "-" {
         true => std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?,
         false => {
-            text = std::fs::read_to_string(&args.file)
-                .with_context(|| format!("cannot read {}", args.file.display()))?;
+            text =
+                std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
             0
         }
     };

@@ -123,3 +123,48 @@ fn annotation(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::Weft;
+    use crate::inject::documents::inject_all;
+    use crate::inject::{INIT, Options};
+
+    #[test]
+    fn the_init_container_of_every_injected_pod_is_understood() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inject");
+        let mut understood = 0;
+        for entry in std::fs::read_dir(folder).expect("the folder") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("an input");
+            let injected = inject_all(&text, &Options::default()).expect("injected").text;
+            // Arguments of the init container stand in a block of their own.
+            let (mut lines, mut args) = (injected.lines(), Vec::new());
+            if !lines.any(|line| line.trim().trim_start_matches("- ") == format!("name: {INIT}")) {
+                continue;
+            }
+            let mut inside = false;
+            for line in lines.map(str::trim) {
+                match (inside, line) {
+                    (false, "args:") => inside = true,
+                    (true, line) if line.starts_with("- ") => {
+                        let word: String = serde_saphyr::from_str(&line[2..]).expect("a word");
+                        args.push(word.replace("$$(", "$("));
+                    }
+                    (true, _) => break,
+                    (false, _) => {}
+                }
+            }
+            let environment = ["--pod=cart-1", "--namespace=shop", "--ips=10.244.0.7,fd00::7"];
+            let all = ["weft"].into_iter().chain(args.iter().map(String::as_str)).chain(environment);
+            Weft::try_parse_from(all).unwrap_or_else(|error| panic!("{}: {args:?}: {error}", path.display()));
+            understood += 1;
+        }
+        assert!(understood > 25, "{understood} pods");
+    }
+}

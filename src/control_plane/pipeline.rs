@@ -16,12 +16,10 @@ use super::expiry::Expiry;
 use crate::ca::Clock;
 use crate::envoy::{Translated, Translator};
 use crate::inspect::{Delivery, Mesh, Sidecar};
-use crate::mesh::diagnostic::{Location, Severity};
 use crate::kubernetes::{Report, token_review::Pods};
+use crate::mesh::diagnostic::{Location, Severity};
 use crate::mesh::object::{Object, Pod};
-use crate::mesh::{
-    self, Diagnostic, Dirty, ObjectRef, PodKey, ServiceAccountKey, TrustDomain, WorkloadKey, World,
-};
+use crate::mesh::{self, Diagnostic, Dirty, ObjectRef, PodKey, ServiceAccountKey, TrustDomain, WorkloadKey, World};
 use crate::snapshot::Snapshot;
 use crate::source::{Event, Part};
 use crate::warm::WarmSets;

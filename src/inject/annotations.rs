@@ -105,7 +105,8 @@ fn objects(annotations: &Annotations, annotation: &'static str) -> Result<Vec<Va
         reason,
         help: r#"write a JSON array of objects, each with a name: [{"name": "certs", …}]"#,
     };
-    let items: Vec<Value> = serde_json::from_str(text).map_err(|error| wrong(format!("it is no JSON array: {error}")))?;
+    let items: Vec<Value> =
+        serde_json::from_str(text).map_err(|error| wrong(format!("it is no JSON array: {error}")))?;
     match items.iter().all(|item| item.get("name").is_some_and(Value::is_string)) {
         true => Ok(items),
         false => Err(wrong("an entry has no name".to_owned())),

@@ -101,8 +101,8 @@ fn object(value: &mut Value, options: &Options, injected: &mut Injected) -> Resu
     let name = name_of(value);
     let workload = name.split_once(' ').map(|(_, name)| name.to_owned()).unwrap_or_default();
     let Some(template) = value.pointer_mut(pointer) else { return Ok(()) };
-    let outcome = inject(template, &workload, options)
-        .map_err(|error| DocumentError::Pod { object: name.clone(), error })?;
+    let outcome =
+        inject(template, &workload, options).map_err(|error| DocumentError::Pod { object: name.clone(), error })?;
     injected.warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{name}: {warning}")));
     if *template != outcome.pod {
         *template = outcome.pod;

@@ -145,9 +145,12 @@ mod tests {
         assert_eq!(Options::from_yaml("").expect("none"), Options::default());
         let written = serde_saphyr::to_string(&options).expect("written");
         assert_eq!(Options::from_yaml(&written).expect("read again"), options);
-        for (text, named) in
-            [("sidecars: Native", "sidecars"), ("sidecar: native", "native"), ("resources: [1]", "resources"), ("- 1", "")]
-        {
+        for (text, named) in [
+            ("sidecars: Native", "sidecars"),
+            ("sidecar: native", "native"),
+            ("resources: [1]", "resources"),
+            ("- 1", ""),
+        ] {
             let error = Options::from_yaml(text).expect_err(text).to_string();
             assert!(error.contains(named), "{error}");
         }

@@ -69,9 +69,8 @@ fn elements(path: &str, before: &[Value], after: &[Value], operations: &mut Vec<
     let last = before[first..].iter().rev().zip(after[first..].iter().rev()).take_while(|(a, b)| same(a, b)).count();
     if first + last == before.len() && before.len() <= after.len() {
         let new = after.iter().enumerate().skip(first).take(added);
-        operations.extend(
-            new.map(|(index, value)| Operation::Add { path: format!("{path}/{index}"), value: value.clone() }),
-        );
+        operations
+            .extend(new.map(|(index, value)| Operation::Add { path: format!("{path}/{index}"), value: value.clone() }));
         for (old, element) in before.iter().enumerate() {
             let new = if old < first { old } else { old + added };
             if let Some(now) = after.get(new) {

@@ -12,9 +12,7 @@ const PERIOD: u32 = 10;
 /// Rewrites them in `pod`, and tells what the sidecar has to ask: each once.
 pub(super) fn ask_through_sidecar(pod: &mut Value, view: &PodView, exclude: &Exclusions) -> Vec<AskedProbe> {
     let mut asked: Vec<AskedProbe> = Vec::new();
-    for (list, containers) in
-        [("initContainers", &view.spec.init_containers), ("containers", &view.spec.containers)]
-    {
+    for (list, containers) in [("initContainers", &view.spec.init_containers), ("containers", &view.spec.containers)] {
         for (index, container) in containers.iter().enumerate() {
             for (name, probe) in [
                 ("startupProbe", &container.startup_probe),

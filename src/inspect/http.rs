@@ -62,9 +62,7 @@ impl Admin {
 
 /// Health and readiness alone: all there is to tell before anything was read.
 pub fn health(readiness: Readiness) -> Router {
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz).with_state(readiness))
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz).with_state(readiness))
 }
 
 /// Serves `router` over HTTP/1.1 and HTTP/2 without TLS until `shutdown` completes and open requests are answered.

@@ -86,7 +86,8 @@ impl Lease {
         }
         self.hold(false);
         let Ok(mut lease) = send("get", self.api.get(NAME)).await else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.contest.me)) else {
+        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.contest.me))
+        else {
             return;
         };
         spec.holder_identity = None;

@@ -81,7 +81,9 @@ impl RootError {
             Self::Request { error, .. } => error.help("secrets"),
             Self::Ca(_) | Self::Incomplete { .. } => "put a usable CA there (tls.crt, tls.key, ca.crt)".to_owned(),
             Self::Gone { .. } => {
-                format!("restore it from a backup (a replica that still runs puts it back); to give the old root up, delete {bundle}")
+                format!(
+                    "restore it from a backup (a replica that still runs puts it back); to give the old root up, delete {bundle}"
+                )
             }
             Self::Awaited { .. } => "create it, as with cert-manager; it is waited for".to_owned(),
         };
@@ -231,11 +233,8 @@ impl RootSecret {
 
     async fn create(&self, material: &Material) -> Result<(), RootError> {
         let roots = material.roots.as_ref().unwrap_or(&material.certificates);
-        let data = [
-            (CERTIFICATES, material.certificates.as_str()),
-            (KEY, material.key.expose_pem()),
-            (ROOTS, roots.as_str()),
-        ];
+        let data =
+            [(CERTIFICATES, material.certificates.as_str()), (KEY, material.key.expose_pem()), (ROOTS, roots.as_str())];
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),

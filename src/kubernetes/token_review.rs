@@ -123,7 +123,9 @@ impl TokenReviews {
             .map_err(|_| invalid("it is no ServiceAccount token (a JWT with exp and aud)".to_owned()))?
             .claims;
         if !claims.aud.has(AUDIENCE) {
-            return Err(invalid(format!("it is not for the audience `{AUDIENCE}`; project one with `audience: {AUDIENCE}`")));
+            return Err(invalid(format!(
+                "it is not for the audience `{AUDIENCE}`; project one with `audience: {AUDIENCE}`"
+            )));
         }
         let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp));
         let expires = expires.ok_or_else(|| invalid("its end is no time".to_owned()))?;
@@ -175,7 +177,10 @@ impl TokenReviews {
                 }
                 Some(_) => return Ok(()),
                 None if began.elapsed() >= POD_APPEARS => {
-                    return Err(AuthError::Unavailable(format!("no pod {} with an address is known here", subject.pod)));
+                    return Err(AuthError::Unavailable(format!(
+                        "no pod {} with an address is known here",
+                        subject.pod
+                    )));
                 }
                 None => sleep(POD_LOOK).await,
             }
@@ -294,10 +299,7 @@ impl Reviewer for ApiServer {
     fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<TokenReviewStatus, RequestError>> {
         Box::pin(async move {
             let review = TokenReview {
-                spec: TokenReviewSpec {
-                    audiences: Some(vec![AUDIENCE.to_owned()]),
-                    token: token.to_owned(),
-                },
+                spec: TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.to_owned() },
                 ..TokenReview::default()
             };
             let unreadable = |_| RequestError::Unanswered("its answer cannot be read".to_owned());

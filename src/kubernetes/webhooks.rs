@@ -93,9 +93,15 @@ impl<'a> Webhooks<'a> {
             }
             Failure::Request(error) => {
                 let help = error.help(resource);
-                Diagnostic::warning("", format!("{of}: {error}; the API server may not be able to ask the webhooks"), help)
+                Diagnostic::warning(
+                    "",
+                    format!("{of}: {error}; the API server may not be able to ask the webhooks"),
+                    help,
+                )
             }
-            Failure::Ca(error) => Diagnostic::warning("", format!("{of}: {error}"), "see the message; it is tried again"),
+            Failure::Ca(error) => {
+                Diagnostic::warning("", format!("{of}: {error}"), "see the message; it is tried again")
+            }
         });
         self.report.report(of, found);
     }
@@ -150,7 +156,9 @@ impl<'a> Webhooks<'a> {
         let Ok(summary) = describe(&certificate.0) else { return false };
         let (begins, ends) = (summary.not_before, summary.not_after);
         let now = time::OffsetDateTime::from(self.authority.clock().now());
-        annotation.is_some_and(|annotation| annotation == made_for) && now >= begins && now < begins + (ends - begins) / 2
+        annotation.is_some_and(|annotation| annotation == made_for)
+            && now >= begins
+            && now < begins + (ends - begins) / 2
     }
 
     /// Has the API server believe the webhooks' certificate.

@@ -189,7 +189,13 @@ impl Server {
             Ok(Ok(review)) => {
                 let denied = review.pointer("/response/allowed") == Some(&Value::Bool(false));
                 let failed = review.pointer("/response/result/status").is_some_and(|status| status == "Failed");
-                count(if denied { "denied" } else if failed { "failed" } else { "allowed" });
+                count(if denied {
+                    "denied"
+                } else if failed {
+                    "failed"
+                } else {
+                    "allowed"
+                });
                 Json(review).into_response()
             }
             Ok(Err(malformed)) => {

@@ -35,7 +35,8 @@ fn split(weight: Value) -> Value {
 
 #[test]
 fn a_pod_is_answered_with_the_patch_of_its_injection() {
-    let review = inject(&admission(json!({"uid": "42", "object": pod(), "dryRun": true})), &Options::default()).unwrap();
+    let review =
+        inject(&admission(json!({"uid": "42", "object": pod(), "dryRun": true})), &Options::default()).unwrap();
     let response = &review["response"];
     assert_eq!((&response["uid"], &response["allowed"]), (&json!("42"), &json!(true)));
     assert_eq!((&review["kind"], &response["patchType"]), (&json!("AdmissionReview"), &json!("JSONPatch")));
@@ -75,9 +76,7 @@ fn an_object_is_checked_with_the_code_that_reads_it() {
     assert_eq!(answer(split(json!(1)), Value::Null), json!({"uid": "1", "allowed": true}));
     let denied = answer(split(json!(-1)), Value::Null);
     assert_eq!(denied["allowed"], false);
-    assert_eq!(
-        denied["status"]["message"], "spec.backends[0].weight: the weight -1 is negative; use 0 for no traffic",
-    );
+    assert_eq!(denied["status"]["message"], "spec.backends[0].weight: the weight -1 is negative; use 0 for no traffic",);
     // What was wrong before may stay while something else changes; what is newly wrong may not.
     let was_bad = answer(split(json!(-1)), split(json!(-1)));
     assert_eq!((&was_bad["allowed"], was_bad["warnings"].as_array().unwrap().len()), (&json!(true), 1));
@@ -91,7 +90,8 @@ fn an_object_is_checked_with_the_code_that_reads_it() {
     assert_eq!(answer(doubtful, Value::Null)["allowed"], true);
     let unknown = answer(json!({"apiVersion": "v1", "kind": "ConfigMap"}), Value::Null);
     assert_eq!(unknown, json!({"uid": "1", "allowed": true}));
-    let config = json!({"apiVersion": "weft.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "other"}, "spec": {}});
+    let config =
+        json!({"apiVersion": "weft.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "other"}, "spec": {}});
     assert_eq!(answer(config, Value::Null)["allowed"], false);
 }
 
@@ -104,7 +104,8 @@ fn objects_are_converted_in_their_order_or_not_at_all() {
     };
     let converted = convert(json!([split(json!(1)), split(json!(2))]), "split.smi-spec.io/v1alpha1");
     assert_eq!((&converted["uid"], &converted["result"]["status"]), (&json!("7"), &json!("Success")));
-    let weights: Vec<_> = converted["convertedObjects"].as_array().unwrap().iter().map(|o| &o["spec"]["backends"][0]["weight"]).collect();
+    let weights: Vec<_> =
+        converted["convertedObjects"].as_array().unwrap().iter().map(|o| &o["spec"]["backends"][0]["weight"]).collect();
     assert_eq!(weights, [&json!("1"), &json!("2")]);
     let failed = convert(json!([split(json!(1)), split(json!("x"))]), "split.smi-spec.io/v1alpha1");
     assert_eq!((&failed["convertedObjects"], &failed["result"]["status"]), (&json!([]), &json!("Failed")));
@@ -180,7 +181,8 @@ impl Client {
 
     async fn post(&self, path: &str, body: &[u8]) -> String {
         let mut stream = self.connect().await.unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: w\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.unwrap();
         let _ = stream.write_all(body).await; // a server that has read enough closes
         let mut answer = Vec::new();

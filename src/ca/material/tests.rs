@@ -109,7 +109,8 @@ fn a_root_signs_without_company() {
     assert_eq!(way_of_a_leaf(&authority), (vec![String::new()], true));
     assert_eq!(authority.root_pem(), root.certificates);
     let with_root_beside = Material { roots: Some(root.certificates.clone()), ..root };
-    let beside = Authority::from_material(&with_root_beside, &origin(), TrustDomain::default(), fixed(epoch())).unwrap();
+    let beside =
+        Authority::from_material(&with_root_beside, &origin(), TrustDomain::default(), fixed(epoch())).unwrap();
     assert_eq!(way_of_a_leaf(&beside).0, [""], "as cert-manager writes a self-signed one");
 }
 
@@ -142,9 +143,18 @@ fn what_cannot_be_used_says_why_and_shows_no_key() {
         (Material { roots: None, ..good.clone() }, "there is no Secret a/b, ca.crt"),
         (Material { roots: Some(Company::new().root), ..good.clone() }, "`CN=mesh` is not signed by a root of"),
         (Material { roots: Some(String::new()), ..good.clone() }, "ca.crt: not a usable root certificate"),
-        (Material { certificates: company.root.clone() + &good.certificates, ..good.clone() }, "do not belong together"),
-        (Material { certificates: good.certificates.clone() + &with_new_key(&company).certificates, ..good.clone() }, "is not signed by the one behind it"),
-        (Material { key: PrivateKey::from_pem(SEC1.replace("BEGIN EC", "BEGIN")), ..good.clone() }, "tls.key: not a private key"),
+        (
+            Material { certificates: company.root.clone() + &good.certificates, ..good.clone() },
+            "do not belong together",
+        ),
+        (
+            Material { certificates: good.certificates.clone() + &with_new_key(&company).certificates, ..good.clone() },
+            "is not signed by the one behind it",
+        ),
+        (
+            Material { key: PrivateKey::from_pem(SEC1.replace("BEGIN EC", "BEGIN")), ..good.clone() },
+            "tls.key: not a private key",
+        ),
     ];
     for (material, expected) in cases {
         let error = authority(&material).map(drop).unwrap_err().to_string();
@@ -165,6 +175,9 @@ fn a_renewed_certificate_of_the_same_root_is_taken_up_and_one_of_another_is_not(
 
     let error = authority.renew(&with_new_key(&Company::new()), &origin()).unwrap_err();
     assert!(matches!(error, CaError::OtherRoot { .. }), "{error}");
-    assert!(authority.issue_server("weft", DAY).unwrap().chain_pem.ends_with(&next.certificates), "what was used stays");
+    assert!(
+        authority.issue_server("weft", DAY).unwrap().chain_pem.ends_with(&next.certificates),
+        "what was used stays"
+    );
     assert_eq!(authority.root_pem(), company.root);
 }

@@ -85,9 +85,7 @@ impl Objects {
             }
             Err(found) => {
                 let found: Vec<_> = found.into_iter().map(|found| found.about(object.clone())).collect();
-                events.extend(
-                    found.iter().filter(|found| !known.said.contains(found)).cloned().map(Event::Rejected),
-                );
+                events.extend(found.iter().filter(|found| !known.said.contains(found)).cloned().map(Event::Rejected));
                 known.said = found;
             }
         }

@@ -101,10 +101,7 @@ mod tests {
         };
         assert_eq!(of(Kind::Pod), "/api/v1/pods pods");
         assert_eq!(of(Kind::Namespace), "/api/v1/namespaces namespaces");
-        assert_eq!(
-            of(Kind::EndpointSlice),
-            "/apis/discovery.k8s.io/v1/endpointslices endpointslices.discovery.k8s.io"
-        );
+        assert_eq!(of(Kind::EndpointSlice), "/apis/discovery.k8s.io/v1/endpointslices endpointslices.discovery.k8s.io");
     }
 
     #[test]

@@ -132,7 +132,9 @@ fn forbidden(verb: &str, resource: &str, message: &str) -> Diagnostic {
     Diagnostic::error(
         "",
         format!("the control plane may not {verb} {resource}: {message}"),
-        format!("allow its ServiceAccount the verbs list and watch on {resource}; until then these objects stay as they are"),
+        format!(
+            "allow its ServiceAccount the verbs list and watch on {resource}; until then these objects stay as they are"
+        ),
     )
 }
 

@@ -68,12 +68,7 @@ enum Step {
 struct Closed;
 
 impl Watch {
-    pub(super) fn new(
-        client: Client,
-        kind: Kind,
-        meshed: Arc<MeshedNamespaces>,
-        tell: mpsc::Sender<Told>,
-    ) -> Self {
+    pub(super) fn new(client: Client, kind: Kind, meshed: Arc<MeshedNamespaces>, tell: mpsc::Sender<Told>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
         Self { client, kind, objects: Objects::new(kind, meshed), tell, backoff, missing: false, pages: true }
     }
