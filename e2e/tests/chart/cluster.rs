@@ -48,6 +48,12 @@ impl Drop for Process {
     }
 }
 
+/// What a command has printed.
+struct Said {
+    out: String,
+    err: String,
+}
+
 struct Cluster {
     kubernetes: Kubernetes,
 }
@@ -57,30 +63,30 @@ impl Cluster {
         self.kubernetes.directory().join(name)
     }
 
-    fn run(&self, mut command: Command, input: &str) -> anyhow::Result<String> {
+    fn run(&self, mut command: Command, input: &str) -> anyhow::Result<Said> {
         command.env("KUBECONFIG", self.kubernetes.kubeconfig()).env("HOME", self.kubernetes.directory());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
         child.stdin.take().context("an input")?.write_all(input.as_bytes())?;
         let done = child.wait_with_output()?;
-        let text = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        ensure!(done.status.success(), "{text}");
-        Ok(text)
+        let [out, err] = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        ensure!(done.status.success(), "{out}{err}");
+        Ok(Said { out, err })
     }
 
-    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    fn helm(&self, arguments: &[&str]) -> anyhow::Result<Said> {
         let mut command = Command::new(repository().join("target/helm/helm"));
         command.args(arguments).args(["--namespace", SYSTEM]);
         self.run(command, "")
     }
 
-    fn kubectl(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    fn kubectl(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
         let mut command = Command::new(repository().join("target/kubernetes/kubernetes"));
         command.arg("kubectl").args(arguments);
         self.run(command, input)
     }
 
-    fn weft(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    fn weft(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
         let mut command = Command::new(weft_beside_tests()?);
         command.args(arguments);
         self.run(command, input)
@@ -88,12 +94,8 @@ impl Cluster {
 
     /// What the server would store of a pod, without what differs from one time to the next.
     fn stored(&self, namespace: &str, pod: &str) -> anyhow::Result<Value> {
-        let text =
-            self.kubectl(&["create", "--namespace", namespace, "--dry-run=server", "-o", "json", "-f", "-"], pod)?;
-        // Warnings come before the object.
-        let text = &text[text.find('{').with_context(|| text.clone())?..];
-        let end = text.rfind('}').with_context(|| text.to_owned())?;
-        let mut pod: Value = serde_json::from_str(&text[..=end])?;
+        let create = ["create", "--namespace", namespace, "--dry-run=server", "-o", "json", "-f", "-"];
+        let mut pod: Value = serde_json::from_str(&self.kubectl(&create, pod)?.out)?;
         for field in ["uid", "creationTimestamp", "resourceVersion", "managedFields"] {
             pod["metadata"].as_object_mut().context("metadata")?.remove(field);
         }
@@ -223,7 +225,7 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
 
     let installed = cluster.helm(&["install", "weft", &chart, "--create-namespace"]);
     scenarios.holds("chart-install: helm install", "deployed", || {
-        let text = installed?;
+        let text = installed?.out;
         Ok((text.contains("STATUS: deployed"), text.lines().take(6).collect::<Vec<_>>().join("; ")))
     });
     scenarios.equal("chart-install: the MeshConfig of the values comes with its definition", "default", {
@@ -286,6 +288,9 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
     });
 
     drop(webhook);
+    let unchecked = json!({"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "TCPRoute",
+        "metadata": {"name": "unchecked"}, "spec": {"matches": {"ports": [70000]}}});
+    let unchecked = unchecked.to_string();
     scenarios.holds(
         "chart-fault: without a webhook no pod starts that should have a sidecar",
         "the webhook is named",
@@ -295,7 +300,7 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
         cluster.stored("plain", &pod("late", json!({}), json!({}))).map(|pod| init_containers(&pod))
     });
     scenarios.equal("chart-fault: and resources are stored, for the control plane to judge", "stored", {
-        cluster.kubectl(&["apply", "-n", "shop", "-f", "-"], &split("unchecked", json!(-1))).map(|_| "stored")
+        cluster.kubectl(&["apply", "-n", "shop", "-f", "-"], &unchecked).map(|_| "stored")
     });
 
     let uninstalled = cluster.helm(&["uninstall", "weft"]);
@@ -307,8 +312,8 @@ fn the_chart_on_a_real_api_server() -> anyhow::Result<()> {
             let left = |api: &str, plural: &str, namespace: &str, name: &str| {
                 Ok::<_, anyhow::Error>(cluster.kubernetes.get(api, plural, namespace, name)?.is_some())
             };
-            let split = "split.smi-spec.io/v1alpha4";
-            let kept = left(split, "trafficsplits", "shop", "unchecked")? && left("v1", "secrets", SYSTEM, "weft-ca")?;
+            let specs = "specs.smi-spec.io/v1alpha4";
+            let kept = left(specs, "tcproutes", "shop", "unchecked")? && left("v1", "secrets", SYSTEM, "weft-ca")?;
             let registration = "admissionregistration.k8s.io/v1";
             let gone = [
                 left("apps/v1", "deployments", SYSTEM, "weft")?,
@@ -350,10 +355,7 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
         let text = text.replace(&format!("namespace: {}", namespace.context("a namespace")?), "namespace: shop");
         let by_webhook = cluster.stored("shop", &text)?;
         let offline = cluster.weft(&["inject", "--options", &options, "-f", "-"], &text)?;
-        // Its warnings.
-        let offline: String =
-            offline.lines().filter(|line| !line.starts_with("warning: ")).map(|l| format!("{l}\n")).collect();
-        let offline = cluster.stored("shop", &offline)?;
+        let offline = cluster.stored("shop", &offline.out)?;
         ensure!(
             init_containers(&by_webhook).starts_with("weft-init, weft-proxy"),
             "{name}: {}",
@@ -373,10 +375,8 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
             &["create", "-n", "shop", "--dry-run=server", "-o", "json", "-f", "-"],
             &pod("a", json!({}), json!({"hostNetwork": true})),
         )?;
-        Ok((
-            text.contains("Warning: weft: no sidecar: hostNetwork") && text.contains("weft.dev/not-injected"),
-            text.lines().filter(|line| line.contains("hostNetwork:")).collect::<Vec<_>>().join("; "),
-        ))
+        let warned = text.err.contains("Warning: weft: no sidecar: hostNetwork");
+        Ok((warned && text.out.contains("weft.dev/not-injected"), text.err.trim().to_owned()))
     });
     scenarios.holds("inject-annotation: what cannot be read is refused with what to do", "refused", || {
         let metadata = json!({"annotations": {"weft.dev/exclude-outbound-ports": "http"}});
@@ -392,7 +392,7 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
         let options = cluster.file("other.yaml").display().to_string();
         let text = input("restricted-with-cni")?.replace("namespace: shop", "namespace: strict");
         let pod = cluster.weft(&["inject", "--options", &options, "-f", "-"], &text)?;
-        cluster.stored("strict", &pod)
+        cluster.stored("strict", &pod.out)
     };
     scenarios.equal("inject-pod-security: restricted, with a CNI plugin", "weft-init, weft-proxy", {
         inject("Cni").map(|pod| init_containers(&pod))
@@ -474,13 +474,13 @@ fn validation(cluster: &Cluster, scenarios: &mut Scenarios) {
             scenarios.holds(&name, "refused, with what to do", || says(apply(&object), words));
         } else {
             scenarios.holds(&name, "stored, with a warning", || {
-                let said = apply(&object)?;
+                let said = apply(&object)?.err;
                 Ok((words.iter().all(|word| said.contains(word)) && said.contains("Warning"), said.trim().to_owned()))
             });
         }
     }
     scenarios.equal("validate-order: what it names may come later", "created", {
-        apply(&split("early", json!(1))).map(|text| text.split_whitespace().last().unwrap_or_default().to_owned())
+        apply(&split("early", json!(1))).map(|text| text.out.split_whitespace().last().unwrap_or_default().to_owned())
     });
     scenarios.equal("validate-dry-run: leaves nothing", "none", {
         cluster.kubectl(&["apply", "-n", "shop", "--dry-run=server", "-f", "-"], &split("dry", json!(1))).and_then(
@@ -528,7 +528,7 @@ fn conversion(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()
         let hub = json!({"apiVersion": format!("{group}/v1alpha{newest}"), "kind": kind,
             "metadata": {"name": "x", "namespace": "shop"}, "spec": spec});
         let mut ways = 0;
-        let all = (|| {
+        let all = (|| -> anyhow::Result<String> {
             for written in 1..=newest {
                 let name = format!("written-{written}");
                 let mut object = versions::convert(hub.clone(), &format!("{group}/v1alpha{written}"))?;
