@@ -177,6 +177,22 @@ fn every_pod_fits_the_restricted_standard() {
     }
 }
 
+/// clap ends with 2 when it does not understand; with 1 they ended because there is nothing here to work with.
+#[test]
+fn the_arguments_of_the_deployments_are_understood() {
+    let rendered = objects(&template(&["--set", EVERYTHING]).expect("rendered"));
+    let nowhere = std::env::temp_dir().join("weft-nowhere").display().to_string();
+    for (name, more) in [("weft", Some(format!("--kubeconfig={nowhere}"))), ("weft-webhook", None)] {
+        let container = &find(&rendered, "Deployment", name)["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().expect("arguments").iter().filter_map(Value::as_str);
+        let mut command = Command::new(repository().join("target/debug/weft"));
+        let done = command.args(arguments).args(more).output().expect("weft runs");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains("cannot"), "{name}: {said}");
+    }
+}
+
 #[test]
 fn every_dashboard_is_a_config_map() {
     let rendered = objects(&template(&["--set", "dashboards.labels.grafana_dashboard=yes"]).expect("rendered"));
