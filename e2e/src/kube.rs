@@ -28,8 +28,8 @@ use tempfile::TempDir;
 use crate::mesh::repository;
 use crate::until;
 
-pub use objects::{endpoint_slice, meshed_pod, namespace, service};
-pub use replica::Replica;
+pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
+pub use replica::{Replica, http};
 
 /// How long the server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -57,11 +57,14 @@ struct Own {
 }
 
 /// A process that ends with its owner.
-pub(crate) struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
     /// Runs `command`, whose output goes to the file `log`.
-    pub(crate) fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
         let out = File::options().create(true).append(true).open(log)?;
         let (stdout, stderr) = (out.try_clone()?, out);
         let command = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
@@ -143,6 +146,28 @@ impl Kubernetes {
     /// Runs a future to its end.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
+    }
+
+    /// Runs a future beside the test.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
+    /// Deletes a key of etcd and makes it forget all versions but the newest, as if that had happened while nobody
+    /// looked. The server must not run.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn delete_behind_the_server(&mut self, key: &str) -> anyhow::Result<()> {
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.own()?.etcd_port));
+        let post = |path: &str, body: Value| {
+            let answer = replica::http(at, "POST", path, &body.to_string())?;
+            anyhow::Ok(serde_json::from_str::<Value>(&answer)?)
+        };
+        let deleted = post("/v3/kv/deleterange", json!({"key": base64(key)}))?;
+        ensure!(deleted["deleted"] == "1", "{key}: {deleted}");
+        post("/v3/kv/compaction", json!({"revision": deleted["header"]["revision"], "physical": true}))?;
+        Ok(())
     }
 
     /// A directory that lives as long as this does.
@@ -272,20 +297,6 @@ impl Kubernetes {
         self.wait_until_ready()
     }
 
-    /// Makes etcd forget all versions but the newest: whoever reads on from an older one is told 410.
-    ///
-    /// # Errors
-    /// When etcd refuses.
-    pub fn compact(&mut self) -> anyhow::Result<()> {
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.own()?.etcd_port));
-        let range = replica::http(at, "POST", "/v3/kv/range", r#"{"key":"AA==","range_end":"AA==","limit":"1"}"#)?;
-        let range: Value = serde_json::from_str(&range)?;
-        let revision = range["header"]["revision"].as_str().context("a revision")?.to_owned();
-        let body = json!({"revision": revision, "physical": true}).to_string();
-        replica::http(at, "POST", "/v3/kv/compaction", &body)?;
-        Ok(())
-    }
-
     fn own(&mut self) -> anyhow::Result<&mut Own> {
         self.own.as_mut().context("this is done only with an API server that was started here: unset WEFT_KUBECONFIG")
     }
@@ -351,6 +362,20 @@ fn binary() -> anyhow::Result<PathBuf> {
     let path = repository().join("target/kubernetes/kubernetes");
     ensure!(path.exists(), "there is no {}: run e2e/scripts/kubernetes", path.display());
     Ok(path)
+}
+
+/// RFC 4648, section 4.
+fn base64(text: &str) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in text.as_bytes().chunks(3) {
+        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | usize::from(chunk.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            let letter = LETTERS[bits >> (18 - 6 * at) & 63];
+            out.push(if at <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
 }
 
 /// A port that was free a moment ago.

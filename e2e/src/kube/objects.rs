@@ -27,8 +27,11 @@ fn resource(kind: &str) -> (String, bool) {
     (plural, !cluster)
 }
 
-/// Creates or changes an object, and its `status` when it has one.
-pub(super) async fn put(client: &Client, object: &Value) -> anyhow::Result<()> {
+/// Creates or changes an object, and the `status` of a pod.
+///
+/// # Errors
+/// When the server refuses it.
+pub async fn put(client: &Client, object: &Value) -> anyhow::Result<()> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let (Some(api_version), Some(kind), Some(name)) = (text("/apiVersion"), text("/kind"), text("/metadata/name"))
     else {

@@ -47,7 +47,12 @@ impl Replica {
     ) -> anyhow::Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let _ = fs::remove_file(&log); // of an earlier one of this name
-        let [admin, xds] = [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let [admin, free] = [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        // Who is to be found again is where another was.
+        let (xds, arguments) = match arguments {
+            ["--xds", xds, rest @ ..] => (xds.parse()?, rest),
+            _ => (free, arguments),
+        };
         let mut command = Command::new(weft);
         command
             .args(["serve", "--source", "kube", "--kubeconfig"])
@@ -126,22 +131,6 @@ impl Replica {
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
     }
 
-    /// Stops its process where it is; [`Replica::thaw`] lets it go on.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn freeze(&self) -> anyhow::Result<()> {
-        self.process.signal("STOP")
-    }
-
-    /// Lets it go on.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn thaw(&self) -> anyhow::Result<()> {
-        self.process.signal("CONT")
-    }
-
     /// Asks it to end, and waits for that.
     ///
     /// # Errors
@@ -158,7 +147,10 @@ impl Replica {
 }
 
 /// The body of an answer over plain HTTP, whatever its status.
-pub(super) fn http(at: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
+///
+/// # Errors
+/// When there is none.
+pub fn http(at: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
     let mut socket = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let length = body.len();
