@@ -20,6 +20,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::{Cluster, Report, RequestError, send};
@@ -116,7 +117,8 @@ impl<'a> Webhooks<'a> {
             Err(RequestError::Missing) => None,
             Err(error) => return Err(Failure::Request(error)),
         };
-        if found.as_ref().is_some_and(|secret| self.is_good(secret, &made_for)) {
+        let now = OffsetDateTime::from(self.authority.clock().now());
+        if found.as_ref().is_some_and(|secret| is_good(secret, &made_for, now)) {
             return Ok(());
         }
         let issued = self.authority.issue_server(&name, LIFETIME).map_err(Failure::Ca)?;
@@ -146,19 +148,6 @@ impl<'a> Webhooks<'a> {
         written.map_err(Failure::Request)?;
         tracing::info!(secret = SECRET, "made a certificate for the webhooks");
         Ok(())
-    }
-
-    /// Whether it was made for this root and name, and half of its life is yet to come.
-    fn is_good(&self, secret: &Secret, made_for: &str) -> bool {
-        let annotation = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MADE_FOR));
-        let data = |key: &str| secret.data.as_ref()?.get(key).filter(|bytes| !bytes.0.is_empty());
-        let (Some(certificate), Some(_)) = (data("tls.crt"), data("tls.key")) else { return false };
-        let Ok(summary) = describe(&certificate.0) else { return false };
-        let (begins, ends) = (summary.not_before, summary.not_after);
-        let now = time::OffsetDateTime::from(self.authority.clock().now());
-        annotation.is_some_and(|annotation| annotation == made_for)
-            && now >= begins
-            && now < begins + (ends - begins) / 2
     }
 
     /// Has the API server believe the webhooks' certificate.
@@ -201,5 +190,48 @@ impl<'a> Webhooks<'a> {
     fn api(&self, group: &str, kind: &str) -> Api<DynamicObject> {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
         Api::all_with(self.cluster.client(), &resource)
+    }
+}
+
+/// Whether a certificate was made for this root and name, and half of its life is yet to come.
+fn is_good(secret: &Secret, made_for: &str, now: OffsetDateTime) -> bool {
+    let annotation = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MADE_FOR));
+    let data = |key: &str| secret.data.as_ref()?.get(key).filter(|bytes| !bytes.0.is_empty());
+    let (Some(certificate), Some(_)) = (data("tls.crt"), data("tls.key")) else { return false };
+    let Ok(summary) = describe(&certificate.0) else { return false };
+    let (begins, ends) = (summary.not_before, summary.not_after);
+    annotation.is_some_and(|annotation| annotation == made_for) && now >= begins && now < begins + (ends - begins) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::Clock;
+    use crate::mesh::TrustDomain;
+
+    #[test]
+    fn a_certificate_is_good_for_its_root_and_name_and_half_of_its_life() {
+        let authority = Authority::in_memory(TrustDomain::default(), Clock::system()).expect("an authority");
+        let issued = authority.issue_server("weft-webhook.weft-system.svc", LIFETIME).expect("a certificate");
+        let secret = |certificate: &str, key: &str| Secret {
+            metadata: ObjectMeta {
+                annotations: Some(BTreeMap::from([(MADE_FOR.to_owned(), "this".to_owned())])),
+                ..ObjectMeta::default()
+            },
+            data: Some(
+                [("tls.crt", certificate), ("tls.key", key)]
+                    .map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())))
+                    .into(),
+            ),
+            ..Secret::default()
+        };
+        let (whole, now) = (secret(&issued.chain_pem, issued.key.expose_pem()), OffsetDateTime::now_utc());
+        assert!(is_good(&whole, "this", now));
+        assert!(is_good(&whole, "this", now + LIFETIME / 2 - Duration::from_hours(1)));
+        assert!(!is_good(&whole, "this", now + LIFETIME / 2 + Duration::from_hours(1)), "it is renewed in good time");
+        assert!(!is_good(&whole, "that", now), "another root, or another name");
+        assert!(!is_good(&secret("damaged", "key"), "this", now));
+        assert!(!is_good(&secret(&issued.chain_pem, ""), "this", now));
+        assert!(!is_good(&Secret::default(), "this", now));
     }
 }
