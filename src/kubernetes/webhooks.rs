@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -27,7 +28,6 @@ use super::{Cluster, Report, RequestError, send};
 use crate::backoff::about;
 use crate::ca::{Authority, CaError, describe};
 use crate::mesh::Diagnostic;
-use crate::source::crds;
 
 /// The Secret of the webhooks' certificate.
 pub const SECRET: &str = "weft-webhook-tls";
@@ -51,7 +51,16 @@ const MANAGER: &str = "weft";
 pub struct Webhooks<'a> {
     cluster: Cluster,
     authority: &'a Authority,
+    served: Served,
     report: Arc<dyn Report>,
+}
+
+/// What the webhooks are for.
+pub struct Served {
+    /// Their Service, in the control plane's own namespace.
+    pub service: &'static str,
+    /// The definitions of the kinds that they check and convert.
+    pub definitions: Vec<CustomResourceDefinition>,
 }
 
 /// Why something could not be seen to.
@@ -62,8 +71,8 @@ enum Failure {
 
 impl<'a> Webhooks<'a> {
     /// Those of this control plane.
-    pub fn new(cluster: &Cluster, authority: &'a Authority, report: Arc<dyn Report>) -> Self {
-        Self { cluster: cluster.clone(), authority, report }
+    pub fn new(cluster: &Cluster, authority: &'a Authority, served: Served, report: Arc<dyn Report>) -> Self {
+        Self { cluster: cluster.clone(), authority, served, report }
     }
 
     /// Keeps them as they should be, until the future is dropped.
@@ -77,7 +86,7 @@ impl<'a> Webhooks<'a> {
                 let done = self.configuration(kind, name).await.map_err(Failure::Request);
                 self.say(&format!("{kind} {name}"), &format!("{}s", kind.to_lowercase()), done);
             }
-            for definition in crds::all().into_iter().filter(|_| look == 0) {
+            for definition in self.served.definitions.iter().filter(|_| look == 0) {
                 let name = definition.metadata.name.clone().unwrap_or_default();
                 let done = self.definition(&name, json!(definition)).await.map_err(Failure::Request);
                 self.say(&format!("CustomResourceDefinition {name}"), "customresourcedefinitions", done);
@@ -110,7 +119,7 @@ impl<'a> Webhooks<'a> {
     /// Writes a certificate if there is none that is good for a while.
     async fn certificate(&self) -> Result<(), Failure> {
         let api: Api<Secret> = Api::namespaced(self.cluster.client(), self.cluster.namespace());
-        let name = format!("{}.{}.svc", crds::WEBHOOK_SERVICE, self.cluster.namespace());
+        let name = format!("{}.{}.svc", self.served.service, self.cluster.namespace());
         let made_for = format!("{name} {:016x}", xxhash_rust::xxh3::xxh3_64(self.authority.root_pem().as_bytes()));
         let found = match send("get", api.get(SECRET)).await {
             Ok(secret) => Some(secret),
