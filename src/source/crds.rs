@@ -216,6 +216,10 @@ fn definition(kind: Kind) -> Option<CustomResourceDefinition> {
 fn completed(mut schema: Value) -> Value {
     known_words(&mut schema);
     schema["type"] = "object".into();
+    // kube's derive says of the whole how it came about.
+    if let Some(description) = schema.pointer("/properties/spec/description").cloned() {
+        schema["description"] = description;
+    }
     schema["properties"]["status"] = json!({
         "description": "What became of it; written by the control plane.",
         "type": "object",
