@@ -118,13 +118,15 @@ impl Kubernetes {
             }
         };
         let client = runtime.block_on(connect(&kubeconfig))?;
-        let kubernetes = Self { client, runtime, kubeconfig, own, directory, _turn: turn };
+        let mut kubernetes = Self { client, runtime, kubeconfig, own, directory, _turn: turn };
         kubernetes.wait_until_ready()?;
         Ok(kubernetes)
     }
 
-    fn wait_until_ready(&self) -> anyhow::Result<()> {
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         until("the API server is ready", START, || {
+            let ended = self.own.as_mut().and_then(|own| own.server.as_mut()).is_some_and(|server| !server.runs());
+            ensure!(!ended, "the API server ended:\n{}", self.log());
             let request = http_request("GET", "/readyz", None);
             Ok(self.block_on(self.client.request_text(request)).map(drop).map_err(|error| {
                 let log = self.log();
@@ -345,7 +347,7 @@ fn server(directory: &Path, port: u16, etcd_port: u16) -> anyhow::Result<Process
         format!("--tls-cert-file={}", file("server.pem")),
         format!("--tls-private-key-file={}", file("server-key.pem")),
         format!("--client-ca-file={}", file("ca.pem")),
-        format!("--service-account-key-file={}", file("accounts-key.pem")),
+        format!("--service-account-key-file={}", file("accounts.pem")),
         format!("--service-account-signing-key-file={}", file("accounts-key.pem")),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         "--service-cluster-ip-range=10.96.0.0/12".to_owned(),
@@ -443,7 +445,9 @@ fn credentials(directory: &Path, port: u16) -> anyhow::Result<PathBuf> {
     admin.distinguished_name.push(DnType::CommonName, "admin");
     admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     issue("admin", admin)?;
-    fs::write(file("accounts-key.pem"), KeyPair::generate()?.serialize_pem())?;
+    let accounts = KeyPair::generate()?;
+    fs::write(file("accounts-key.pem"), accounts.serialize_pem())?;
+    fs::write(file("accounts.pem"), accounts.public_key_pem())?;
     let cluster = json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority": file("ca.pem")});
     let user = json!({"client-certificate": file("admin.pem"), "client-key": file("admin-key.pem")});
     let path = file("admin.kubeconfig");

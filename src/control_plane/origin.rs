@@ -65,7 +65,17 @@ pub struct KubernetesOrigin {
 /// An origin that can be read.
 pub(super) enum Opened {
     Directory { source: Option<DirectorySource>, verifier: TokenVerifier, ca_dir: Option<PathBuf> },
-    Kubernetes { source: KubeSource, cluster: Cluster, secret: RootSecret, lease: Lease, material: Option<Material> },
+    Kubernetes(Box<OnKubernetes>),
+}
+
+/// An API server, and what the control plane has there.
+pub(super) struct OnKubernetes {
+    source: KubeSource,
+    cluster: Cluster,
+    secret: RootSecret,
+    lease: Lease,
+    /// What the authority is made of, once there is one.
+    material: Option<Material>,
 }
 
 impl Opened {
@@ -82,7 +92,7 @@ impl Opened {
                 let cluster = Cluster::connect(kubeconfig.as_deref(), namespace, replica).await?;
                 let secret = RootSecret::new(&cluster, ca_secret.as_deref());
                 let (source, lease) = (KubeSource::new(cluster.client()), Lease::new(&cluster));
-                Ok(Self::Kubernetes { source, cluster, secret, lease, material: None })
+                Ok(Self::Kubernetes(Box::new(OnKubernetes { source, cluster, secret, lease, material: None })))
             }
         }
     }
@@ -91,7 +101,7 @@ impl Opened {
     pub(super) fn dns_name(&self) -> String {
         match self {
             Self::Directory { .. } => DNS_NAME.to_owned(),
-            Self::Kubernetes { cluster, .. } => format!("weft.{}.svc", cluster.namespace()),
+            Self::Kubernetes(on) => format!("weft.{}.svc", on.cluster.namespace()),
         }
     }
 
@@ -107,8 +117,8 @@ impl Opened {
                     }
                 })
             }
-            Self::Kubernetes { source, .. } => {
-                let source = source.clone();
+            Self::Kubernetes(on) => {
+                let source = on.source.clone();
                 tokio::spawn(async move {
                     source.run(events).await;
                     Ok(())
@@ -129,9 +139,9 @@ impl Opened {
                 Authority::load_or_create(dir, trust_domain.clone(), clock.clone())?
             }
             Self::Directory { ca_dir: None, .. } => Authority::in_memory(trust_domain.clone(), clock.clone())?,
-            Self::Kubernetes { secret, material, .. } => {
-                let (authority, made_of) = secret.authority(trust_domain, clock, &*mesh).await;
-                *material = Some(made_of);
+            Self::Kubernetes(on) => {
+                let (authority, made_of) = on.secret.authority(trust_domain, clock, &*mesh).await;
+                on.material = Some(made_of);
                 authority
             }
         };
@@ -146,15 +156,14 @@ impl Opened {
     ) -> Arc<dyn Authenticator> {
         match self {
             Self::Directory { verifier, .. } => Arc::new(Tokens::new(verifier.clone(), trust_domain)),
-            Self::Kubernetes { cluster, .. } => {
-                Arc::new(TokenReviews::new(cluster.client(), mesh, trust_domain, clock))
-            }
+            Self::Kubernetes(on) => Arc::new(TokenReviews::new(on.cluster.client(), mesh, trust_domain, clock)),
         }
     }
 
     /// Sees to the control plane's own objects, until the future is dropped.
     pub(super) async fn tend(&mut self, authority: &Authority, mesh: Arc<State>) {
-        let Self::Kubernetes { source, cluster, secret, lease, material: Some(material) } = self else {
+        let Self::Kubernetes(on) = self else { return std::future::pending().await };
+        let OnKubernetes { source, cluster, secret, lease, material: Some(material) } = &mut **on else {
             return std::future::pending().await;
         };
         let (holding, meshed) = (lease.holding(), source.meshed());
@@ -171,8 +180,8 @@ impl Opened {
 
     /// The process ends: others need not wait for what it holds.
     pub(super) async fn end(&mut self) {
-        if let Self::Kubernetes { lease, .. } = self {
-            lease.resign().await;
+        if let Self::Kubernetes(on) = self {
+            on.lease.resign().await;
         }
     }
 }

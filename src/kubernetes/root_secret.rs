@@ -147,7 +147,9 @@ impl RootSecret {
     ) {
         let mut seen = None;
         loop {
-            let found = self.look(authority, &mut seen, &mut kept, *holding.borrow()).await;
+            // Copied first: whoever changes it waits as long as it is borrowed, on this very thread.
+            let holds = *holding.borrow();
+            let found = self.look(authority, &mut seen, &mut kept, holds).await;
             report.report(&self.of, found.err());
             sleep(about(LOOK)).await;
         }

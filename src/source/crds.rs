@@ -217,7 +217,8 @@ fn completed(mut schema: Value) -> Value {
     known_words(&mut schema);
     schema["type"] = "object".into();
     // kube's derive says of the whole how it came about.
-    if let Some(description) = schema.pointer("/properties/spec/description").cloned() {
+    let derived = schema["description"].as_str().is_some_and(|text| text.starts_with("Auto-generated"));
+    if let Some(description) = schema.pointer("/properties/spec/description").filter(|_| derived).cloned() {
         schema["description"] = description;
     }
     schema["properties"]["status"] = json!({

@@ -117,7 +117,8 @@ fn of(number: usize, pods: usize) -> Vec<Value> {
     for (pod, ip) in &named {
         let mut pod = meshed_pod(&space, pod, &name, ip);
         // What a pod of a usual chart has.
-        let variables: Vec<_> = (0..20).map(|index| json!({"name": format!("VARIABLE_{index}"), "value": "a value"})).collect();
+        let variables: Vec<_> =
+            (0..20).map(|index| json!({"name": format!("VARIABLE_{index}"), "value": "a value"})).collect();
         pod["spec"]["containers"][0]["env"] = json!(variables);
         pod["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/ready", "port": 8080}});
         objects.push(pod);

@@ -14,37 +14,45 @@ fn a_control_plane_is_fed_by_an_api_server() {
     kubernetes.put(&role_without("pods")).expect("a role");
     let mut replica = Replica::start(kubernetes.directory(), "one", &kubeconfig, &[]).expect("started");
 
-    rows.holds("kube-ready: what hinders it from beginning is said by /readyz", "not ready: … may not list pods", || {
-        let said = weft_e2e::until("it says why", std::time::Duration::from_secs(60), || {
-            let said = replica.readyz();
-            Ok(if said.contains("may not list pods") { Ok(said) } else { Err(said) })
-        })?;
-        Ok((said.starts_with("not ready: the source has not been read yet"), said))
-    });
+    rows.holds(
+        "kube-ready: what hinders it from beginning is said by /readyz",
+        "not ready: … may not list pods",
+        || {
+            let said = weft_e2e::until("it says why", std::time::Duration::from_secs(60), || {
+                let said = replica.readyz();
+                Ok(if said.contains("may not list pods") { Ok(said) } else { Err(said) })
+            })?;
+            Ok((said.starts_with("not ready: the source has not been read yet"), said))
+        },
+    );
     rows.holds("kube-ready: it is ready as soon as the right is there, by itself", "ready", || {
         kubernetes.apply(&file("rbac.yaml"))?;
         replica.wait_until_ready()?;
         Ok((true, "ready".to_owned()))
     });
-    rows.holds("kube-restart: with the API server away it stays ready and changes nothing", "ready, the same snapshot", || {
-        kubernetes.put(&namespace("shop"))?;
-        kubernetes.put(&service("shop", "catalog", 80))?;
-        let snapshot = |replica: &Replica| anyhow::Ok(replica.inspection()?.convergence()?.snapshot);
-        let before = weft_e2e::until("the Service is served", std::time::Duration::from_secs(60), || {
-            Ok(match snapshot(&replica)? {
-                1 => Err("the first snapshot".to_owned()),
-                later => Ok(later),
-            })
-        })?;
-        kubernetes.kill_server()?;
-        replica.wait_for_log("the API server does not answer")?;
-        let (ready, during) = (replica.readyz(), snapshot(&replica)?);
-        kubernetes.start_server()?;
-        replica.wait_for_log("the source can be read again")?;
-        let after = snapshot(&replica)?;
-        let same = ready == "ready\n" && during == before && after == before;
-        Ok((same, format!("{}, snapshots {before}, {during}, {after}", ready.trim())))
-    });
+    rows.holds(
+        "kube-restart: with the API server away it stays ready and changes nothing",
+        "ready, the same snapshot",
+        || {
+            kubernetes.put(&namespace("shop"))?;
+            kubernetes.put(&service("shop", "catalog", 80))?;
+            let snapshot = |replica: &Replica| anyhow::Ok(replica.inspection()?.convergence()?.snapshot);
+            let before = weft_e2e::until("the Service is served", std::time::Duration::from_secs(60), || {
+                Ok(match snapshot(&replica)? {
+                    1 => Err("the first snapshot".to_owned()),
+                    later => Ok(later),
+                })
+            })?;
+            kubernetes.kill_server()?;
+            replica.wait_for_log("the API server does not answer")?;
+            let (ready, during) = (replica.readyz(), snapshot(&replica)?);
+            kubernetes.start_server()?;
+            replica.wait_for_log("the source can be read again")?;
+            let after = snapshot(&replica)?;
+            let same = ready == "ready\n" && during == before && after == before;
+            Ok((same, format!("{}, snapshots {before}, {during}, {after}", ready.trim())))
+        },
+    );
     rows.holds("kube-objects: a diagnostic names the object, the field and what to do, once", "1 line", || {
         let split = json!({
             "apiVersion": "split.smi-spec.io/v1alpha4", "kind": "TrafficSplit",

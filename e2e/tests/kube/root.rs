@@ -29,23 +29,31 @@ fn replicas_share_a_root_and_tell_it_to_sidecars() {
     let own = ["--own-certificate-lifetime", "20s"];
     let mut replicas = Vec::from(["one", "two"].map(|name| start(name, &own)));
 
-    rows.holds("kube-ca: of two replicas that start at once one makes the root, and both sign with it", "1 made, both believed", || {
-        for replica in &mut replicas {
-            replica.wait_until_ready()?;
-        }
-        let made = replicas.iter().filter(|replica| replica.log().contains("made a new root")).count();
-        let root = secret_root(&kubernetes)?;
-        replicas.iter().try_for_each(|replica| handshake(&kubernetes, replica, &root).map(drop))?;
-        Ok((made == 1, format!("{made} made, both believed")))
-    });
-    rows.holds("kube-root: it is in a ConfigMap of each meshed namespace, and of the control plane's own", "the Secret's root, in both", || {
-        let root = secret_root(&kubernetes)?;
-        for space in ["shop", "weft-system"] {
-            wait_for_root(&kubernetes, space, &root)?;
-        }
-        let elsewhere = kubernetes.get("v1", "configmaps", "default", "weft-root")?;
-        Ok((elsewhere.is_none(), "in both, and nowhere else".to_owned()))
-    });
+    rows.holds(
+        "kube-ca: of two replicas that start at once one makes the root, and both sign with it",
+        "1 made, both believed",
+        || {
+            for replica in &mut replicas {
+                replica.wait_until_ready()?;
+            }
+            let made = replicas.iter().filter(|replica| replica.log().contains("made a new root")).count();
+            let root = secret_root(&kubernetes)?;
+            replicas.iter().try_for_each(|replica| handshake(&kubernetes, replica, &root).map(drop))?;
+            Ok((made == 1, format!("{made} made, both believed")))
+        },
+    );
+    rows.holds(
+        "kube-root: it is in a ConfigMap of each meshed namespace, and of the control plane's own",
+        "the Secret's root, in both",
+        || {
+            let root = secret_root(&kubernetes)?;
+            for space in ["shop", "weft-system"] {
+                wait_for_root(&kubernetes, space, &root)?;
+            }
+            let elsewhere = kubernetes.get("v1", "configmaps", "default", "weft-root")?;
+            Ok((elsewhere.is_none(), "in both, and nowhere else".to_owned()))
+        },
+    );
     rows.holds("kube-root: one that is edited or deleted is mended", "mended, made again", || {
         let root = secret_root(&kubernetes)?;
         kubernetes.patch(("v1", "configmaps", "shop", "weft-root"), &json!({"data": {"root.pem": "mine"}}))?;
@@ -54,63 +62,82 @@ fn replicas_share_a_root_and_tell_it_to_sidecars() {
         wait_for_root(&kubernetes, "shop", &root)?;
         Ok((true, "mended, made again".to_owned()))
     });
-    rows.holds("kube-root: a namespace has it as soon as it is labelled, or has a pod with a sidecar that waits for it", "both", || {
-        let root = secret_root(&kubernetes)?;
-        kubernetes.put(&namespace("labelled"))?;
-        wait_for_root(&kubernetes, "labelled", &root)?;
-        kubernetes.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "depot"}}))?;
-        kubernetes.put(&account("depot", "store"))?;
-        let mut pod = meshed_pod("depot", "store-1", "store", "10.244.0.9");
-        pod.as_object_mut().context("an object")?.remove("status");
-        kubernetes.put(&pod)?;
-        wait_for_root(&kubernetes, "depot", &root)?;
-        Ok((true, "both".to_owned()))
-    });
-    rows.holds("kube-certificates: the control plane's own is renewed without a restart", "another serial, the same root", || {
-        let root = secret_root(&kubernetes)?;
-        let before = handshake(&kubernetes, &replicas[0], &root)?;
-        until("there is another certificate", PATIENCE, || {
-            let now = handshake(&kubernetes, &replicas[0], &root)?;
-            Ok(if now == before { Err("the same".to_owned()) } else { Ok(()) })
-        })?;
-        Ok((replicas[0].runs(), "another serial, the same root".to_owned()))
-    });
-    rows.holds("kube-ca: a Secret that is deleted changes nothing, and the holder of the lease puts the same root back", "the same root, said", || {
-        let root = secret_root(&kubernetes)?;
-        kubernetes.delete(SECRET.0, SECRET.1, SECRET.2, "weft-ca")?;
-        until("the Secret is back", PATIENCE, || {
-            for replica in &replicas {
-                handshake(&kubernetes, replica, &root)?;
-            }
-            Ok(secret_root(&kubernetes).map_err(|error| error.to_string()))
-        })?;
-        ensure!(secret_root(&kubernetes)? == root, "another root");
-        let said = until("it is said", PATIENCE, || {
-            let said = replicas.iter().find_map(|replica| {
-                replica.log().lines().find(|line| line.contains("put back with the root")).map(str::to_owned)
-            });
-            Ok(said.ok_or_else(String::new))
-        })?;
-        let mut third = start("three", &[]);
-        third.wait_until_ready()?;
-        handshake(&kubernetes, &third, &root)?;
-        third.stop()?;
-        Ok((true, said))
-    });
-    rows.holds("kube-lease: one replica holds the lease; when it is killed the other takes it over, and its work", "taken over, mended", || {
-        let holder = wait_for_holder(&kubernetes, |holder| !holder.is_empty())?;
-        let at = usize::from(holder.starts_with("two"));
-        let dead = replicas.remove(at);
-        drop(dead); // SIGKILL
-        let root = secret_root(&kubernetes)?;
-        kubernetes.patch(("v1", "configmaps", "shop", "weft-root"), &json!({"data": {"root.pem": "mine"}}))?;
-        let began = std::time::Instant::now();
-        let next = wait_for_holder(&kubernetes, |now| !now.is_empty() && now != holder)?;
-        let took = began.elapsed();
-        wait_for_root(&kubernetes, "shop", &root)?;
-        // 15 s without a renewal, seen every 2 s.
-        Ok((took < Duration::from_secs(25), format!("taken over in {:.0} s, mended ({})", took.as_secs_f64(), next.len() > 3)))
-    });
+    rows.holds(
+        "kube-root: a namespace has it as soon as it is labelled, or has a pod with a sidecar that waits for it",
+        "both",
+        || {
+            let root = secret_root(&kubernetes)?;
+            kubernetes.put(&namespace("labelled"))?;
+            wait_for_root(&kubernetes, "labelled", &root)?;
+            kubernetes.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "depot"}}))?;
+            kubernetes.put(&account("depot", "store"))?;
+            let mut pod = meshed_pod("depot", "store-1", "store", "10.244.0.9");
+            pod.as_object_mut().context("an object")?.remove("status");
+            kubernetes.put(&pod)?;
+            wait_for_root(&kubernetes, "depot", &root)?;
+            Ok((true, "both".to_owned()))
+        },
+    );
+    rows.holds(
+        "kube-certificates: the control plane's own is renewed without a restart",
+        "another serial, the same root",
+        || {
+            let root = secret_root(&kubernetes)?;
+            let before = handshake(&kubernetes, &replicas[0], &root)?;
+            until("there is another certificate", PATIENCE, || {
+                let now = handshake(&kubernetes, &replicas[0], &root)?;
+                Ok(if now == before { Err("the same".to_owned()) } else { Ok(()) })
+            })?;
+            Ok((replicas[0].runs(), "another serial, the same root".to_owned()))
+        },
+    );
+    rows.holds(
+        "kube-ca: a Secret that is deleted changes nothing, and the holder of the lease puts the same root back",
+        "the same root, said",
+        || {
+            let root = secret_root(&kubernetes)?;
+            kubernetes.delete(SECRET.0, SECRET.1, SECRET.2, "weft-ca")?;
+            until("the Secret is back", PATIENCE, || {
+                for replica in &replicas {
+                    handshake(&kubernetes, replica, &root)?;
+                }
+                Ok(secret_root(&kubernetes).map_err(|error| error.to_string()))
+            })?;
+            ensure!(secret_root(&kubernetes)? == root, "another root");
+            let said = until("it is said", PATIENCE, || {
+                let said = replicas.iter().find_map(|replica| {
+                    replica.log().lines().find(|line| line.contains("put back with the root")).map(str::to_owned)
+                });
+                Ok(said.ok_or_else(String::new))
+            })?;
+            let mut third = start("three", &[]);
+            third.wait_until_ready()?;
+            handshake(&kubernetes, &third, &root)?;
+            third.stop()?;
+            Ok((true, said))
+        },
+    );
+    rows.holds(
+        "kube-lease: one replica holds the lease; when it is killed the other takes it over, and its work",
+        "taken over, mended",
+        || {
+            let holder = wait_for_holder(&kubernetes, |holder| !holder.is_empty())?;
+            let at = usize::from(holder.starts_with("two"));
+            let dead = replicas.remove(at);
+            drop(dead); // SIGKILL
+            let root = secret_root(&kubernetes)?;
+            kubernetes.patch(("v1", "configmaps", "shop", "weft-root"), &json!({"data": {"root.pem": "mine"}}))?;
+            let began = std::time::Instant::now();
+            let next = wait_for_holder(&kubernetes, |now| !now.is_empty() && now != holder)?;
+            let took = began.elapsed();
+            wait_for_root(&kubernetes, "shop", &root)?;
+            // 15 s without a renewal, seen every 2 s.
+            Ok((
+                took < Duration::from_secs(25),
+                format!("taken over in {:.0} s, mended ({})", took.as_secs_f64(), next.len() > 3),
+            ))
+        },
+    );
     rows.holds("kube-lease: who is told to end gives it up at once", "within 5 s", || {
         replicas.push(start("four", &[]));
         replicas[1].wait_until_ready()?;
@@ -145,28 +172,32 @@ fn replicas_share_a_root_and_tell_it_to_sidecars() {
 /// A CA of the user's: an intermediate certificate of a company's root, as cert-manager writes it.
 fn users_own(kubernetes: &Kubernetes, rows: &mut Scenarios, start: &dyn Fn(&str, &[&str]) -> Replica) {
     let company = Company::new().expect("a company");
-    rows.holds("kube-ca: a CA that the user names is waited for, and its intermediate certificate is presented", "waited; 2 certificates, believed", || {
-        let mut replica = start("five", &["--ca-secret", "mesh-ca", "--own-certificate-lifetime", "20s"]);
-        let said = replica.wait_for_log("which --ca-secret names, is not there")?;
-        company.put(kubernetes)?;
-        replica.wait_until_ready()?;
-        let (before, count) = handshake_and_count(kubernetes, &replica, &company.root)?;
-        wait_for_root(kubernetes, "shop", &company.root)?;
-        ensure!(count == 2, "{count} certificates");
-        // cert-manager renews the intermediate certificate, with another key.
-        company.put(kubernetes)?;
-        replica.wait_for_log("certificates are signed with it from now on")?;
-        until("there is another certificate", PATIENCE, || {
-            let now = handshake(kubernetes, &replica, &company.root)?;
-            Ok(if now == before { Err("the same".to_owned()) } else { Ok(()) })
-        })?;
-        let other = Company::new()?;
-        other.put(kubernetes)?;
-        replica.wait_for_log("it has another root than the one that this process started with")?;
-        handshake(kubernetes, &replica, &company.root)?;
-        replica.stop()?;
-        Ok((true, said))
-    });
+    rows.holds(
+        "kube-ca: a CA that the user names is waited for, and its intermediate certificate is presented",
+        "waited; 2 certificates, believed",
+        || {
+            let mut replica = start("five", &["--ca-secret", "mesh-ca", "--own-certificate-lifetime", "20s"]);
+            let said = replica.wait_for_log("which --ca-secret names, is not there")?;
+            company.put(kubernetes)?;
+            replica.wait_until_ready()?;
+            let (before, count) = handshake_and_count(kubernetes, &replica, &company.root)?;
+            wait_for_root(kubernetes, "shop", &company.root)?;
+            ensure!(count == 2, "{count} certificates");
+            // cert-manager renews the intermediate certificate, with another key.
+            company.put(kubernetes)?;
+            replica.wait_for_log("certificates are signed with it from now on")?;
+            until("there is another certificate", PATIENCE, || {
+                let now = handshake(kubernetes, &replica, &company.root)?;
+                Ok(if now == before { Err("the same".to_owned()) } else { Ok(()) })
+            })?;
+            let other = Company::new()?;
+            other.put(kubernetes)?;
+            replica.wait_for_log("it has another root than the one that this process started with")?;
+            handshake(kubernetes, &replica, &company.root)?;
+            replica.stop()?;
+            Ok((true, said))
+        },
+    );
 }
 
 struct Company {

@@ -12,9 +12,7 @@ use serde_json::json;
 use weft::local::bootstrap::{self, Bootstrap, Directories, XdsProtocol};
 use weft::local::intercept::SidecarSockets;
 use weft::mesh::{PodKey, ProxyId, WorkloadKey};
-use weft_e2e::kube::{
-    Kubernetes, Process, Replica, endpoint_slice, free_port, http, meshed_pod, namespace, service,
-};
+use weft_e2e::kube::{Kubernetes, Process, Replica, endpoint_slice, free_port, http, meshed_pod, namespace, service};
 use weft_e2e::mesh::{envoy, pinned_version};
 use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
@@ -55,43 +53,63 @@ fn sidecar(line: &str) {
             })
         })?;
         let listeners = sidecar.admin("/listeners")?;
-        Ok((listeners.contains("15001") && listeners.contains("15006"), format!("{}, {}", ready.trim(), listeners.trim())))
+        Ok((
+            listeners.contains("15001") && listeners.contains("15006"),
+            format!("{}, {}", ready.trim(), listeners.trim()),
+        ))
     });
-    rows.holds("kube-sidecar: its certificate is its ServiceAccount's, of the root in the Secret", "spiffe://…/ns/shop/sa/cart", || {
-        let found = until("it has a certificate", PATIENCE, || {
-            let certificates = sidecar.admin("/certs")?;
-            let own = certificates.contains("spiffe://cluster.local/ns/shop/sa/cart");
-            Ok(if own { Ok("spiffe://cluster.local/ns/shop/sa/cart") } else { Err(certificates) })
-        })?;
-        Ok((true, found.to_owned()))
-    });
-    rows.holds("kube-sidecar: what its pod declares is warm, with the endpoints of the API server", "10.244.0.31:8080", || {
-        Ok((true, sidecar.endpoint("10.244.0.31:8080", true)?))
-    });
-    rows.holds("kube-sidecar: an endpoint that changes in the API server changes in the Envoy", "10.244.0.32:8080, and the first is gone", || {
-        let began = Instant::now();
-        kubernetes.put(&endpoint_slice("shop", "catalog", &[("catalog-2", "10.244.0.32")]))?;
-        sidecar.endpoint("10.244.0.32:8080", true)?;
-        let took = began.elapsed();
-        sidecar.endpoint("10.244.0.31:8080", false)?;
-        Ok((true, format!("after {} ms", took.as_millis())))
-    });
-    rows.holds("kube-sidecar: with API server and control plane away it keeps what it has, and is found again", "LIVE, then a change", || {
-        kubernetes.kill_server()?;
-        let xds = replica.xds();
-        drop(replica); // SIGKILL
-        sidecar.endpoint("10.244.0.32:8080", true)?;
-        ensure!(sidecar.admin("/ready")?.trim() == "LIVE");
-        kubernetes.start_server()?;
-        let at = xds.to_string();
-        let mut next = Replica::start(kubernetes.directory(), "two", &kubeconfig, &["--xds", &at])?;
-        next.wait_until_ready()?;
-        kubernetes.put(&endpoint_slice("shop", "catalog", &[("catalog-1", "10.244.0.31")]))?;
-        sidecar.endpoint("10.244.0.31:8080", true)?;
-        let refused = sidecar.admin("/stats?filter=update_rejected")?;
-        next.stop()?;
-        Ok((refused.lines().all(|line| line.ends_with(": 0")), "LIVE, then a change; nothing was refused".to_owned()))
-    });
+    rows.holds(
+        "kube-sidecar: its certificate is its ServiceAccount's, of the root in the Secret",
+        "spiffe://…/ns/shop/sa/cart",
+        || {
+            let found = until("it has a certificate", PATIENCE, || {
+                let certificates = sidecar.admin("/certs")?;
+                let own = certificates.contains("spiffe://cluster.local/ns/shop/sa/cart");
+                Ok(if own { Ok("spiffe://cluster.local/ns/shop/sa/cart") } else { Err(certificates) })
+            })?;
+            Ok((true, found.to_owned()))
+        },
+    );
+    rows.holds(
+        "kube-sidecar: what its pod declares is warm, with the endpoints of the API server",
+        "10.244.0.31:8080",
+        || Ok((true, sidecar.endpoint("10.244.0.31:8080", true)?)),
+    );
+    rows.holds(
+        "kube-sidecar: an endpoint that changes in the API server changes in the Envoy",
+        "10.244.0.32:8080, and the first is gone",
+        || {
+            let began = Instant::now();
+            kubernetes.put(&endpoint_slice("shop", "catalog", &[("catalog-2", "10.244.0.32")]))?;
+            sidecar.endpoint("10.244.0.32:8080", true)?;
+            let took = began.elapsed();
+            sidecar.endpoint("10.244.0.31:8080", false)?;
+            Ok((true, format!("after {} ms", took.as_millis())))
+        },
+    );
+    rows.holds(
+        "kube-sidecar: with API server and control plane away it keeps what it has, and is found again",
+        "LIVE, then a change",
+        || {
+            kubernetes.kill_server()?;
+            let xds = replica.xds();
+            drop(replica); // SIGKILL
+            sidecar.endpoint("10.244.0.32:8080", true)?;
+            ensure!(sidecar.admin("/ready")?.trim() == "LIVE");
+            kubernetes.start_server()?;
+            let at = xds.to_string();
+            let mut next = Replica::start(kubernetes.directory(), "two", &kubeconfig, &["--xds", &at])?;
+            next.wait_until_ready()?;
+            kubernetes.put(&endpoint_slice("shop", "catalog", &[("catalog-1", "10.244.0.31")]))?;
+            sidecar.endpoint("10.244.0.31:8080", true)?;
+            let refused = sidecar.admin("/stats?filter=update_rejected")?;
+            next.stop()?;
+            Ok((
+                refused.lines().all(|line| line.ends_with(": 0")),
+                "LIVE, then a change; nothing was refused".to_owned(),
+            ))
+        },
+    );
     finish(rows, || tail(&sidecar.log()));
 }
 
@@ -121,7 +139,11 @@ impl Sidecar {
     fn start(kubernetes: &Kubernetes, replica: &Replica, version: &str) -> anyhow::Result<Self> {
         let directory = kubernetes.directory().join("proxy");
         fs::create_dir(&directory)?;
-        mounted(&directory.join("token"), "token", &kubernetes.token("shop", "cart", Some("weft-xds"), Some("cart-1"), 3_600)?)?;
+        mounted(
+            &directory.join("token"),
+            "token",
+            &kubernetes.token("shop", "cart", Some("weft-xds"), Some("cart-1"), 3_600)?,
+        )?;
         mounted(&directory.join("root"), "root.pem", &root_of(kubernetes, "shop")?)?;
         let seen_as = directory.display().to_string();
         let (token, root) = (format!("{seen_as}/token"), format!("{seen_as}/root"));

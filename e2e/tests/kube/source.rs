@@ -45,25 +45,37 @@ fn the_source_reads_a_real_api_server() {
     let mut rows = Scenarios::of("source", "none");
     let watched = Watched::start(&kubernetes, kubernetes.client());
 
-    rows.holds("kube-crd: kinds without a CustomResourceDefinition are said, and hold up nothing", "9 said, synced", || {
-        watched.wait_for("synced", "")?;
-        let said = watched.told().iter().filter(|line| line.contains("has no kind")).count();
-        Ok((said == 9, format!("{said} said, synced")))
-    });
-    rows.holds("kube-crd: a kind is taken up when its CustomResourceDefinition appears", "over, then its objects", || {
-        kubernetes.apply(&file("crds.yaml"))?;
-        watched.wait_for("over Kind(TrafficSplit)", "")?;
-        watched.wait_for("over Kind(MeshConfig)", "")?;
-        shop(&kubernetes)?;
-        Ok((true, watched.wait_for("apply TrafficSplit shop/catalog", "")?))
-    });
-    rows.holds("kube-objects: an object that does not parse leaves its last good version", "rejected, same plan", || {
-        let before = watched.plan();
-        kubernetes.patch(SPLIT, &json!({"spec": {"backends": "all of them"}}))?;
-        let said = watched.wait_for("rejected", "TrafficSplit shop/catalog")?;
-        ensure!(said.contains("spec.backends"), "{said}");
-        Ok((watched.plan() == before && !before.is_empty(), said))
-    });
+    rows.holds(
+        "kube-crd: kinds without a CustomResourceDefinition are said, and hold up nothing",
+        "9 said, synced",
+        || {
+            watched.wait_for("synced", "")?;
+            let said = watched.told().iter().filter(|line| line.contains("has no kind")).count();
+            Ok((said == 9, format!("{said} said, synced")))
+        },
+    );
+    rows.holds(
+        "kube-crd: a kind is taken up when its CustomResourceDefinition appears",
+        "over, then its objects",
+        || {
+            kubernetes.apply(&file("crds.yaml"))?;
+            watched.wait_for("over Kind(TrafficSplit)", "")?;
+            watched.wait_for("over Kind(MeshConfig)", "")?;
+            shop(&kubernetes)?;
+            Ok((true, watched.wait_for("apply TrafficSplit shop/catalog", "")?))
+        },
+    );
+    rows.holds(
+        "kube-objects: an object that does not parse leaves its last good version",
+        "rejected, same plan",
+        || {
+            let before = watched.plan();
+            kubernetes.patch(SPLIT, &json!({"spec": {"backends": "all of them"}}))?;
+            let said = watched.wait_for("rejected", "TrafficSplit shop/catalog")?;
+            ensure!(said.contains("spec.backends"), "{said}");
+            Ok((watched.plan() == before && !before.is_empty(), said))
+        },
+    );
     rows.holds("kube-objects: deleting an object that does not parse deletes it", "deleted, another plan", || {
         let before = watched.plan();
         kubernetes.delete(SPLIT.0, SPLIT.1, SPLIT.2, SPLIT.3)?;
@@ -74,46 +86,70 @@ fn the_source_reads_a_real_api_server() {
         kubernetes.patch(("v1", "pods", "shop", "catalog-2/status"), &json!({"status": {"phase": "Succeeded"}}))?;
         Ok((true, watched.wait_for("delete Pod shop/catalog-2", "")?))
     });
-    rows.holds("kube-restart: while the API server is away nothing changes, and it is said once", "1 said, over, same plan", || {
-        watched.forget();
-        let before = watched.plan();
-        kubernetes.kill_server()?;
-        watched.wait_for("trouble Whole", "does not answer")?;
-        kubernetes.start_server()?;
-        watched.wait_for("over Whole", "")?;
-        let told = watched.told();
-        let said = told.iter().filter(|line| line.starts_with("trouble")).count();
-        let touched: Vec<_> = told.iter().filter(|line| line.starts_with("delete")).cloned().collect();
-        Ok((said == 1 && touched.is_empty() && watched.plan() == before, format!("{said} said, {touched:?} deleted")))
-    });
+    rows.holds(
+        "kube-restart: while the API server is away nothing changes, and it is said once",
+        "1 said, over, same plan",
+        || {
+            watched.forget();
+            let before = watched.plan();
+            kubernetes.kill_server()?;
+            watched.wait_for("trouble Whole", "does not answer")?;
+            kubernetes.start_server()?;
+            watched.wait_for("over Whole", "")?;
+            let told = watched.told();
+            let said = told.iter().filter(|line| line.starts_with("trouble")).count();
+            let touched: Vec<_> = told.iter().filter(|line| line.starts_with("delete")).cloned().collect();
+            Ok((
+                said == 1 && touched.is_empty() && watched.plan() == before,
+                format!("{said} said, {touched:?} deleted"),
+            ))
+        },
+    );
     rows.holds("kube-restart: what changes after it is read", "a new Service", || {
         kubernetes.put(&service("shop", "late", 80))?;
         Ok((true, watched.wait_for("apply Service shop/late", "")?))
     });
-    rows.holds("kube-410: what was deleted while its version expired is deleted here, and nothing is read twice", "1 deleted, 0 applied", || {
-        kubernetes.kill_server()?;
-        watched.forget();
-        kubernetes.delete_behind_the_server("/registry/services/specs/shop/late")?;
-        kubernetes.start_server()?;
-        watched.wait_for("over Whole", "")?;
-        watched.wait_for("delete Service shop/late", "")?;
-        let told = watched.told();
-        let applied: Vec<_> = told.iter().filter(|line| line.starts_with("apply")).cloned().collect();
-        let deleted = told.iter().filter(|line| line.starts_with("delete")).count();
-        // The API server itself touches its own Service and its FlowSchemas' kin after a start.
-        let ours = applied.iter().filter(|line| line.contains(" shop/")).count();
-        Ok((deleted == 1 && ours == 0, format!("{deleted} deleted, {ours} of the shop applied ({})", applied.len())))
-    });
-    rows.holds("kube-crd: without its definition the objects of a kind are gone, and it is said", "deleted, said", || {
-        kubernetes.delete("apiextensions.k8s.io/v1", "customresourcedefinitions", "", "trafficpolicies.weft.dev")?;
-        watched.wait_for("trouble Kind(TrafficPolicy)", "has no kind TrafficPolicy")?;
-        watched.wait_for("delete TrafficPolicy shop/catalog", "")?;
-        kubernetes.apply(&file("crds.yaml"))?;
-        watched.wait_for("over Kind(TrafficPolicy)", "")?;
-        Ok((true, "deleted, said, and taken up again".to_owned()))
-    });
+    rows.holds(
+        "kube-410: what was deleted while its version expired is deleted here, and nothing is read twice",
+        "1 deleted, 0 applied",
+        || {
+            kubernetes.kill_server()?;
+            watched.forget();
+            kubernetes.delete_behind_the_server("/registry/services/specs/shop/late")?;
+            kubernetes.start_server()?;
+            watched.wait_for("over Whole", "")?;
+            watched.wait_for("delete Service shop/late", "")?;
+            let told = watched.told();
+            let applied: Vec<_> = told.iter().filter(|line| line.starts_with("apply")).cloned().collect();
+            let deleted = told.iter().filter(|line| line.starts_with("delete")).count();
+            // The API server itself touches its own Service and its FlowSchemas' kin after a start.
+            let ours = applied.iter().filter(|line| line.contains(" shop/")).count();
+            Ok((
+                deleted == 1 && ours == 0,
+                format!("{deleted} deleted, {ours} of the shop applied ({})", applied.len()),
+            ))
+        },
+    );
+    rows.holds(
+        "kube-crd: without its definition the objects of a kind are gone, and it is said",
+        "deleted, said",
+        || {
+            kubernetes.delete(
+                "apiextensions.k8s.io/v1",
+                "customresourcedefinitions",
+                "",
+                "trafficpolicies.weft.dev",
+            )?;
+            watched.wait_for("trouble Kind(TrafficPolicy)", "has no kind TrafficPolicy")?;
+            watched.wait_for("delete TrafficPolicy shop/catalog", "")?;
+            kubernetes.apply(&file("crds.yaml"))?;
+            watched.wait_for("over Kind(TrafficPolicy)", "")?;
+            Ok((true, "deleted, said, and taken up again".to_owned()))
+        },
+    );
     for mesh in MESHES {
-        let name = format!("kube-plans: {mesh}.yaml from the API server gives what the same objects give from a directory");
+        let name =
+            format!("kube-plans: {mesh}.yaml from the API server gives what the same objects give from a directory");
         rows.holds(&name, "equal, and many", || same_plans(&kubernetes, mesh));
     }
     rights(&mut kubernetes, &mut rows);
@@ -122,42 +158,50 @@ fn the_source_reads_a_real_api_server() {
 
 /// What the control plane may not read.
 fn rights(kubernetes: &mut Kubernetes, rows: &mut Scenarios) {
-    rows.holds("kube-rbac: a kind that may not be listed is named, with the verb, and holds up the beginning", "said, not synced; then synced", || {
-        kubernetes.apply(&file("rbac.yaml"))?;
-        kubernetes.put(&role_without("pods"))?;
-        let client = client(kubernetes, &kubernetes.kubeconfig_of("weft-system", "weft")?)?;
-        let watched = Watched::start(kubernetes, client);
-        let said = watched.wait_for("trouble Kind(Pod)", "may not list pods")?;
-        watched.wait_for("apply Service", "")?;
-        let synced = watched.told().contains(&"synced".to_owned());
-        kubernetes.apply(&file("rbac.yaml"))?;
-        watched.wait_for("synced", "")?;
-        Ok((!synced, said))
-    });
-    rows.holds("kube-rbac: a right that is taken away leaves the mesh as it is, names the verb, and comes back", "said, nothing deleted", || {
-        kubernetes.put(&endpoint_slice("shop", "catalog", &[("catalog-1", "10.244.0.11")]))?;
-        let client = client(kubernetes, &kubernetes.kubeconfig_of("weft-system", "weft")?)?;
-        let watched = Watched::start(kubernetes, client);
-        watched.wait_for("synced", "")?;
-        let before = watched.plan();
-        watched.forget();
-        kubernetes.put(&role_without("endpointslices"))?;
-        // A watch that has begun goes on.
-        kubernetes.kill_server()?;
-        kubernetes.start_server()?;
-        let said = watched.wait_for("trouble Kind(EndpointSlice)", "endpointslices.discovery.k8s.io")?;
-        let deleted = watched.told().iter().filter(|line| line.starts_with("delete")).count();
-        let same = watched.plan() == before;
-        kubernetes.apply(&file("rbac.yaml"))?;
-        watched.wait_for("over Kind(EndpointSlice)", "")?;
-        Ok((deleted == 0 && same && said.contains("may not"), said))
-    });
+    rows.holds(
+        "kube-rbac: a kind that may not be listed is named, with the verb, and holds up the beginning",
+        "said, not synced; then synced",
+        || {
+            kubernetes.apply(&file("rbac.yaml"))?;
+            kubernetes.put(&role_without("pods"))?;
+            let client = client(kubernetes, &kubernetes.kubeconfig_of("weft-system", "weft")?)?;
+            let watched = Watched::start(kubernetes, client);
+            let said = watched.wait_for("trouble Kind(Pod)", "may not list pods")?;
+            watched.wait_for("apply Service", "")?;
+            let synced = watched.told().contains(&"synced".to_owned());
+            kubernetes.apply(&file("rbac.yaml"))?;
+            watched.wait_for("synced", "")?;
+            Ok((!synced, said))
+        },
+    );
+    rows.holds(
+        "kube-rbac: a right that is taken away leaves the mesh as it is, names the verb, and comes back",
+        "said, nothing deleted",
+        || {
+            kubernetes.put(&endpoint_slice("shop", "catalog", &[("catalog-1", "10.244.0.11")]))?;
+            let client = client(kubernetes, &kubernetes.kubeconfig_of("weft-system", "weft")?)?;
+            let watched = Watched::start(kubernetes, client);
+            watched.wait_for("synced", "")?;
+            let before = watched.plan();
+            watched.forget();
+            kubernetes.put(&role_without("endpointslices"))?;
+            // A watch that has begun goes on.
+            kubernetes.kill_server()?;
+            kubernetes.start_server()?;
+            let said = watched.wait_for("trouble Kind(EndpointSlice)", "endpointslices.discovery.k8s.io")?;
+            let deleted = watched.told().iter().filter(|line| line.starts_with("delete")).count();
+            let same = watched.plan() == before;
+            kubernetes.apply(&file("rbac.yaml"))?;
+            watched.wait_for("over Kind(EndpointSlice)", "")?;
+            Ok((deleted == 0 && same && said.contains("may not"), said))
+        },
+    );
 }
 
 fn client(kubernetes: &Kubernetes, kubeconfig: &Path) -> anyhow::Result<Client> {
     kubernetes.block_on(async {
-        let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &KubeConfigOptions::default());
-        let mut config = config.await?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
         config.default_retry = false;
         Ok(Client::try_from(config)?)
     })

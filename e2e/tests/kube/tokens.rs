@@ -49,7 +49,8 @@ fn sidecars_are_known_by_their_tokens() {
         answer
     });
     rows.equal("kube-token: one that has expired is refused", "Unauthenticated", {
-        signed(&kubernetes, &good, |claims| claims["exp"] = json!(now() - 60)).and_then(|old| served(&old, "cart-1.shop"))
+        signed(&kubernetes, &good, |claims| claims["exp"] = json!(now() - 60))
+            .and_then(|old| served(&old, "cart-1.shop"))
     });
     rows.equal("kube-token: one of another issuer's key is refused", "Unauthenticated", {
         forged(&good).and_then(|forged| served(&forged, "cart-1.shop"))
@@ -66,43 +67,55 @@ fn sidecars_are_known_by_their_tokens() {
             })
         })
     });
-    rows.equal("kube-token: that of an earlier pod of the same name is refused, and the new one's is served", "Unauthenticated, served", {
-        kubernetes.put(&meshed_pod("shop", "cart-1", "cart", "10.244.0.21")).expect("a pod");
-        let new = token(Some("cart-1"), AUDIENCE).expect("a token");
-        let now = until("the new one is served", PATIENCE, || {
-            let answer = served(&new, "cart-1.shop")?;
-            Ok(if answer == "served" { Ok(answer) } else { Err(answer) })
-        });
-        secrets.push(new);
-        now.and_then(|now| Ok(format!("{}, {now}", served(&good, "cart-1.shop")?)))
-    });
+    rows.equal(
+        "kube-token: that of an earlier pod of the same name is refused, and the new one's is served",
+        "Unauthenticated, served",
+        {
+            kubernetes.put(&meshed_pod("shop", "cart-1", "cart", "10.244.0.21")).expect("a pod");
+            let new = token(Some("cart-1"), AUDIENCE).expect("a token");
+            let now = until("the new one is served", PATIENCE, || {
+                let answer = served(&new, "cart-1.shop")?;
+                Ok(if answer == "served" { Ok(answer) } else { Err(answer) })
+            });
+            secrets.push(new);
+            now.and_then(|now| Ok(format!("{}, {now}", served(&good, "cart-1.shop")?)))
+        },
+    );
     let third = kubernetes.token("shop", "cart", Some(AUDIENCE), Some("cart-2"), 600).expect("a token");
-    rows.equal("kube-token: while the API server is away, who is known is served and who is not comes back later", "served, Unavailable", {
-        let before = stream(&kubernetes, &replica, &third, "cart-2.shop").expect("an answer");
-        assert_eq!(before, "served");
-        let unknown = kubernetes.token("shop", "cart", Some(AUDIENCE), Some("cart-3"), 600).expect("a token");
-        let root = root_of(&kubernetes, "weft-system").expect("a root");
-        kubernetes.kill_server().expect("killed");
-        let known = stream_with(&kubernetes, &replica, &root, &third, "cart-2.shop").expect("an answer");
-        let unknown = stream_with(&kubernetes, &replica, &root, &unknown, "cart-3.shop").expect("an answer");
-        kubernetes.start_server().expect("started");
-        Ok(format!("{known}, {unknown}"))
-    });
-    rows.holds("kube-rbac: without the right to TokenReviews new sidecars come back later, and the log says why", "Unavailable, …", || {
-        kubernetes.put(&role_without("tokenreviews"))?;
-        let fresh = kubernetes.token("shop", "cart", Some(AUDIENCE), Some("cart-3"), 601)?;
-        let answer = until("it is not served", PATIENCE, || {
-            let answer = stream(&kubernetes, &replica, &fresh, "cart-3.shop")?;
-            Ok(if answer == "served" { Err(answer) } else { Ok(answer) })
-        })?;
-        let said = replica.wait_for_log("may not create")?;
-        kubernetes.apply(&file("rbac.yaml"))?;
-        until("it is served", PATIENCE, || {
-            let answer = stream(&kubernetes, &replica, &fresh, "cart-3.shop")?;
-            Ok(if answer == "served" { Ok(()) } else { Err(answer) })
-        })?;
-        Ok((answer == "Unavailable" && said.contains("tokenreviews"), format!("{answer}; {said}")))
-    });
+    rows.equal(
+        "kube-token: while the API server is away, who is known is served and who is not comes back later",
+        "served, Unavailable",
+        {
+            let before = stream(&kubernetes, &replica, &third, "cart-2.shop").expect("an answer");
+            assert_eq!(before, "served");
+            let unknown = kubernetes.token("shop", "cart", Some(AUDIENCE), Some("cart-3"), 600).expect("a token");
+            let root = root_of(&kubernetes, "weft-system").expect("a root");
+            kubernetes.kill_server().expect("killed");
+            let known = stream_with(&kubernetes, &replica, &root, &third, "cart-2.shop").expect("an answer");
+            let unknown = stream_with(&kubernetes, &replica, &root, &unknown, "cart-3.shop").expect("an answer");
+            kubernetes.start_server().expect("started");
+            Ok(format!("{known}, {unknown}"))
+        },
+    );
+    rows.holds(
+        "kube-rbac: without the right to TokenReviews new sidecars come back later, and the log says why",
+        "Unavailable, …",
+        || {
+            kubernetes.put(&role_without("tokenreviews"))?;
+            let fresh = kubernetes.token("shop", "cart", Some(AUDIENCE), Some("cart-3"), 601)?;
+            let answer = until("it is not served", PATIENCE, || {
+                let answer = stream(&kubernetes, &replica, &fresh, "cart-3.shop")?;
+                Ok(if answer == "served" { Err(answer) } else { Ok(answer) })
+            })?;
+            let said = replica.wait_for_log("may not create")?;
+            kubernetes.apply(&file("rbac.yaml"))?;
+            until("it is served", PATIENCE, || {
+                let answer = stream(&kubernetes, &replica, &fresh, "cart-3.shop")?;
+                Ok(if answer == "served" { Ok(()) } else { Err(answer) })
+            })?;
+            Ok((answer == "Unavailable" && said.contains("tokenreviews"), format!("{answer}; {said}")))
+        },
+    );
     rows.holds("kube-token: no token is in the log", "0 of them", || {
         let log = replica.log();
         let signatures = secrets.iter().filter_map(|token| token.rsplit('.').next());
@@ -135,9 +148,8 @@ fn stream_with(
     node: &str,
 ) -> anyhow::Result<String> {
     let answered = async {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(root))
-            .domain_name("weft.weft-system.svc");
+        let tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root)).domain_name("weft.weft-system.svc");
         let channel = Channel::from_shared(format!("https://{}", replica.xds()))?.tls_config(tls)?.connect().await?;
         let first = DeltaDiscoveryRequest {
             node: Some(Node { id: node.to_owned(), ..Node::default() }),
@@ -172,7 +184,8 @@ fn now() -> u64 {
 fn signed(kubernetes: &Kubernetes, token: &str, change: impl FnOnce(&mut Value)) -> anyhow::Result<String> {
     let mut claims = jsonwebtoken::dangerous::insecure_decode::<Value>(token)?.claims;
     change(&mut claims);
-    let key = fs::read(kubernetes.directory().join("accounts-key.pem")).context("the key of an API server started here")?;
+    let key =
+        fs::read(kubernetes.directory().join("accounts-key.pem")).context("the key of an API server started here")?;
     Ok(jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &EncodingKey::from_ec_pem(&key)?)?)
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use x509_parser::pem::Pem;
 
 use super::*;
-use crate::ca::describe::describe_all;
+use crate::ca::describe::{describe, describe_all};
 use crate::ca::test_clock::{epoch, fixed};
 use crate::mesh::ServiceAccountKey;
 
