@@ -181,7 +181,8 @@ fn validate(schema: &Value, value: &Value, at: &str, top: bool, wrong: &mut Vec<
         }
         return;
     }
-    if value.is_null() && schema["nullable"] == true {
+    let open = schema["x-kubernetes-preserve-unknown-fields"] == true && schema["properties"].is_null();
+    if open || value.is_null() && schema["nullable"] == true {
         return;
     }
     let fits = match schema["type"].as_str() {
