@@ -1,6 +1,6 @@
 # What to run. `make demo` and `make up` are the two to begin with.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench setup-all demo up test e2e soak lint fuzz bench
+.PHONY: help setup setup-bench setup-all demo up test e2e e2e-kube soak lint fuzz bench
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,14 @@ e2e: setup-all ## Run every scenario on stock Envoys, the slow ones too, and wri
 	rm -rf target/e2e/scenarios
 	status=0; cargo test --locked --package weft-e2e --features slow --no-fail-fast || status=1; \
 		cargo run --locked --quiet --package weft-e2e --bin report && exit $$status
+
+e2e-kube: setup-all ## Run what needs a real Kubernetes API server (Go needed), and write target/e2e/kube-report.json
+	@e2e/scripts/kubernetes
+	@e2e/scripts/helm
+	cargo build --locked --bin weft
+	rm -rf target/e2e/kube
+	status=0; cargo test --locked --package weft-e2e --features kube --test kube --test chart --no-fail-fast || status=1; \
+		cargo run --locked --quiet --package weft-e2e --bin report -- kube && exit $$status
 
 SECONDS ?= 600
 

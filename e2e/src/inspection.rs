@@ -1,5 +1,6 @@
 //! The control plane's inspection API, reached through the playground.
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -28,8 +29,19 @@ impl Inspection {
     /// # Errors
     /// When the control plane does not answer.
     pub fn connect(playground: &Client) -> anyhow::Result<Self> {
+        Self::over(playground.dial(None, CONTROL_PLANE_ADMIN)?)
+    }
+
+    /// Connects to a control plane whose admin port can be reached from here.
+    ///
+    /// # Errors
+    /// When the control plane does not answer.
+    pub fn at(admin: SocketAddr) -> anyhow::Result<Self> {
+        Self::over(TcpStream::connect(admin)?)
+    }
+
+    fn over(socket: TcpStream) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let socket = playground.dial(None, CONTROL_PLANE_ADMIN)?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let channel = runtime.block_on(async {

@@ -9,6 +9,7 @@ pub mod checks;
 pub mod churn;
 pub mod held;
 pub mod inspection;
+pub mod kube;
 pub mod load;
 pub mod mesh;
 pub mod prometheus;

@@ -21,6 +21,9 @@ use crate::mesh::{Mesh, repository};
 /// Where each mesh leaves its rows, from the root of the repository.
 pub const ROWS: &str = "target/e2e/scenarios";
 
+/// Where those on a Kubernetes API server do.
+pub const KUBE_ROWS: &str = "target/e2e/kube";
+
 /// One scenario on one Envoy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scenario {
@@ -84,6 +87,11 @@ impl Scenarios {
         }
     }
 
+    /// Those that need no mesh on this machine, on an Envoy of this version, or on none.
+    pub fn of(name: &str, envoy: &str) -> Self {
+        Self { name: name.to_owned(), envoy: envoy.to_owned(), traffic: Arc::default(), rows: Vec::new() }
+    }
+
     /// Holds when what was observed reads as expected.
     pub fn equal<T: Display>(&mut self, scenario: &str, expected: &str, observed: anyhow::Result<T>) {
         let observed = observed.map_or_else(|error| format!("{error:#}"), |observed| observed.to_string());
@@ -114,17 +122,22 @@ impl Scenarios {
     pub fn end(self, mesh: Mesh) -> anyhow::Result<()> {
         let log = mesh.log();
         let stopped = mesh.stop();
-        let rows: Vec<&Scenario> = self.rows.iter().map(|(row, _)| row).collect();
-        let path = repository().join(ROWS).join(format!("{}.json", self.name));
-        fs::create_dir_all(repository().join(ROWS))?;
-        fs::write(&path, serde_json::to_string_pretty(&rows)? + "\n").with_context(|| path.display().to_string())?;
-        ensure!(
-            self.hold(),
-            "\n{}\nthe end of the log:\n{}",
-            self.table(),
-            log[log.len().saturating_sub(15)..].join("\n")
-        );
+        self.finish(Path::new(ROWS), || log[log.len().saturating_sub(15)..].join("\n"))?;
         stopped
+    }
+
+    /// Writes the rows into a folder of the repository.
+    ///
+    /// # Errors
+    /// When a scenario does not hold, with all of them and what `log` says of it.
+    pub fn finish(self, folder: &Path, log: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let rows: Vec<&Scenario> = self.rows.iter().map(|(row, _)| row).collect();
+        let folder = repository().join(folder);
+        fs::create_dir_all(&folder)?;
+        let path = folder.join(format!("{}.json", self.name));
+        fs::write(&path, serde_json::to_string_pretty(&rows)? + "\n").with_context(|| path.display().to_string())?;
+        ensure!(self.hold(), "\n{}\nthe end of the log:\n{}", self.table(), log());
+        Ok(())
     }
 
     /// The rows, for people.

@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
                     objects.insert(name);
                 }
                 Event::Delete(object) => assert!(objects.remove(&object), "{object} was not there"),
-                Event::Rejected(_) | Event::Synced => {}
+                Event::Rejected(_) | Event::Trouble { .. } | Event::Synced => {}
             }
         }
         assert!(objects.iter().any(|object| &*object.name == "witness"), "the witness is gone");

@@ -1,24 +1,28 @@
-//! The certificate authority: one self-signed root, which signs the leafs of workloads and of the control plane.
+//! The certificate authority: signs the leafs of workloads and of the control plane, with a root or with an intermediate
+//! certificate below one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 
-use super::describe::{DescribeError, describe};
+use super::describe::DescribeError;
+use super::material::{Material, Origin, Signer};
 use super::{Clock, PrivateKey, root_files};
 use crate::mesh::{SpiffeId, TrustDomain};
 
 /// How long a new root is valid.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A root with less time than this left is not started with: its leafs would soon have to be shorter than asked for.
-const ROOT_MARGIN: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const ROOT_MARGIN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Certificates are valid from a little before they are made: the clocks of two machines differ.
 const BACKDATE: Duration = Duration::from_secs(60);
 
@@ -63,14 +67,18 @@ pub enum CaError {
     },
     /// The certificate is no CA's.
     #[error(
-        "{origin}: the certificate may not sign others (basicConstraints is not CA:TRUE); put a root certificate there"
+        "{origin}: the certificate of `{subject}` may not sign others (basicConstraints is not CA:TRUE); put a root certificate there, or an intermediate one"
     )]
     NotACa {
         /// Where it came from.
         origin: String,
+        /// Its subject.
+        subject: String,
     },
     /// The root key cannot be read.
-    #[error("{origin}: not an ECDSA P-256 key in PKCS #8 PEM; restore it from a backup")]
+    #[error(
+        "{origin}: not a private key in PEM that can sign (ECDSA P-256 or P-384, or RSA); restore it from a backup"
+    )]
     Key {
         /// Where it came from. What is wrong with the key is not said: it could quote it.
         origin: String,
@@ -84,6 +92,34 @@ pub enum CaError {
         certificate: String,
         /// The key.
         key: String,
+    },
+    /// An intermediate certificate without its root.
+    #[error("{origin}: the certificate is not self-signed, and there is no {roots}; put the root certificate there")]
+    NoRoot {
+        /// Where the certificate came from.
+        origin: String,
+        /// Where its root should be.
+        roots: String,
+    },
+    /// No way leads from the signing certificate to a root.
+    #[error(
+        "{origin}: the certificate of `{subject}` is not signed by {by}; put the certificates in order, the signing one first, and the root that they end at in ca.crt"
+    )]
+    BrokenWay {
+        /// Where the certificates came from.
+        origin: String,
+        /// Whose is not signed.
+        subject: String,
+        /// By whom it should be.
+        by: String,
+    },
+    /// What was put in place of what is used has another root.
+    #[error(
+        "{origin}: it has another root than the one that this process started with, and is not taken up: sidecars would no longer believe each other; put the old one back, or restart every replica and every sidecar"
+    )]
+    OtherRoot {
+        /// Where it is.
+        origin: String,
     },
     /// The root certificate's trust domain is another.
     #[error(
@@ -99,7 +135,7 @@ pub enum CaError {
     },
     /// The root has expired or soon will.
     #[error(
-        "{origin}: the root certificate expires at {not_after}; replace the root (remove both files of the directory to have a new one made)"
+        "{origin}: the certificate expires at {not_after}; replace it (to have a new root made, remove what is kept of the old one)"
     )]
     Expires {
         /// Where the root came from.
@@ -138,12 +174,12 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// The root certificate and its key.
+/// What signs, and what peers trust.
 pub struct Authority {
     trust_domain: TrustDomain,
+    /// What peers trust. It stays as it is for as long as the authority lives.
     root_pem: String,
-    not_after: SystemTime,
-    issuer: Issuer<'static, KeyPair>,
+    signer: ArcSwap<Signer>,
     clock: Clock,
 }
 
@@ -156,8 +192,10 @@ impl fmt::Debug for Authority {
 impl Authority {
     /// An authority with a new root that is gone when the process ends.
     pub fn in_memory(trust_domain: TrustDomain, clock: Clock) -> Result<Self, CaError> {
-        let root = new_root(&trust_domain, clock.now())?;
-        Self::from_pem(&root.chain_pem, &root.key, "the new root", "the new root's key", trust_domain, clock)
+        let root = Material::new_root(&trust_domain, clock.now())?;
+        let [certificates, key] = ["the new root", "the new root's key"].map(str::to_owned);
+        let origin = Origin { roots: certificates.clone(), certificates, key };
+        Self::from_material(&root, &origin, trust_domain, clock)
     }
 
     /// The authority whose root is kept in `dir` (`root.pem`, `root-key.pem`), which are made when neither exists.
@@ -165,50 +203,40 @@ impl Authority {
     /// Of several processes that start at once, one makes the root and the others read it.
     pub fn load_or_create(dir: &Path, trust_domain: TrustDomain, clock: Clock) -> Result<Self, CaError> {
         let files = root_files::RootFiles::in_dir(dir);
-        let (certificate, key) = files.load_or_create(|| {
-            let root = new_root(&trust_domain, clock.now())?;
-            Ok((root.chain_pem, root.key))
+        let (certificates, key) = files.load_or_create(|| {
+            let root = Material::new_root(&trust_domain, clock.now())?;
+            Ok((root.certificates, root.key))
         })?;
-        let (certificate_name, key_name) = (files.certificate.display().to_string(), files.key.display().to_string());
-        Self::from_pem(&certificate, &key, &certificate_name, &key_name, trust_domain, clock)
+        let (certificate, key_file) = (files.certificate.display().to_string(), files.key.display().to_string());
+        let origin = Origin { roots: certificate.clone(), certificates: certificate, key: key_file };
+        Self::from_material(&Material { certificates, key, roots: None }, &origin, trust_domain, clock)
     }
 
-    /// Takes a root that exists, if it can be used. `certificate_name` and `key_name` are for messages.
-    fn from_pem(
-        certificate: &str,
-        key: &PrivateKey,
-        certificate_name: &str,
-        key_name: &str,
+    /// Takes what exists, if it can be used.
+    pub fn from_material(
+        material: &Material,
+        origin: &Origin,
         trust_domain: TrustDomain,
         clock: Clock,
     ) -> Result<Self, CaError> {
-        let origin = || certificate_name.to_owned();
-        let summary =
-            describe(certificate.as_bytes()).map_err(|source| CaError::Certificate { origin: origin(), source })?;
-        if !summary.is_ca {
-            return Err(CaError::NotACa { origin: origin() });
-        }
-        let bad_key = || CaError::Key { origin: key_name.to_owned() };
-        let pair = KeyPair::from_pkcs8_pem_and_sign_algo(key.expose_pem(), &rcgen::PKCS_ECDSA_P256_SHA256)
-            .map_err(|_| bad_key())?;
-        if pair.subject_public_key_info() != summary.public_key_info {
-            return Err(CaError::Mismatch { certificate: origin(), key: key_name.to_owned() });
-        }
-        // A root that was not made by Weft may have no SPIFFE ID; one that has another is another mesh's.
-        let own = format!("spiffe://{trust_domain}");
-        if let Some(found) = summary.uris.iter().find(|uri| uri.starts_with("spiffe://") && **uri != own) {
-            let found = found.trim_start_matches("spiffe://").to_owned();
-            return Err(CaError::OtherTrustDomain { origin: origin(), found, wanted: trust_domain });
-        }
-        if summary.not_after < OffsetDateTime::from(clock.now() + ROOT_MARGIN) {
-            return Err(CaError::Expires { origin: origin(), not_after: summary.not_after });
-        }
-        let issuer = Issuer::from_ca_cert_pem(certificate, pair)
-            .map_err(|source| CaError::Sign { subject: origin(), source })?;
-        Ok(Self { trust_domain, root_pem: certificate.to_owned(), not_after: summary.not_after.into(), issuer, clock })
+        let signer = material.check(origin, &trust_domain, clock.now().into())?;
+        Ok(Self { trust_domain, root_pem: signer.roots_pem.clone(), signer: ArcSwap::from_pointee(signer), clock })
     }
 
-    /// The root certificate as PEM: what every proxy trusts.
+    /// Signs with `material` from now on, which must end at the same roots.
+    ///
+    /// # Errors
+    /// When it cannot be used or has other roots; what was used before stays.
+    pub fn renew(&self, material: &Material, origin: &Origin) -> Result<(), CaError> {
+        let signer = material.check(origin, &self.trust_domain, self.clock.now().into())?;
+        if signer.roots_pem != self.root_pem {
+            return Err(CaError::OtherRoot { origin: origin.roots.clone() });
+        }
+        self.signer.store(Arc::new(signer));
+        Ok(())
+    }
+
+    /// The root certificate as PEM: what every proxy trusts. There may be several.
     pub fn root_pem(&self) -> &str {
         &self.root_pem
     }
@@ -248,30 +276,34 @@ impl Authority {
     ) -> Result<Issued, CaError> {
         let failed = |source| CaError::Sign { subject: name.to_owned(), source };
         let now = self.clock.now();
-        let not_after = (now + lifetime).min(self.not_after);
+        let signer = self.signer.load();
+        let not_after = (now + lifetime).min(signer.not_after.into());
         let mut params = params(vec![san(name.try_into().map_err(failed)?)], now, not_after);
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages.to_vec();
         let key = KeyPair::generate().map_err(failed)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(issued(certificate.pem(), &key, now, not_after))
+        let certificate = params.signed_by(&key, &signer.issuer).map_err(failed)?;
+        Ok(issued(certificate.pem() + &signer.chain_pem, &key, now, not_after))
     }
 }
 
-fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Issued, CaError> {
-    let failed = |source| CaError::Sign { subject: format!("the root of {trust_domain}"), source };
-    let not_after = now + ROOT_LIFETIME;
-    let id = format!("spiffe://{trust_domain}").try_into().map_err(failed)?;
-    let mut params = params(vec![SanType::URI(id)], now, not_after);
-    params.distinguished_name.push(DnType::OrganizationName, "weft");
-    params.distinguished_name.push(DnType::CommonName, format!("weft root of {trust_domain}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = KeyPair::generate().map_err(failed)?;
-    let certificate = params.self_signed(&key).map_err(failed)?;
-    Ok(issued(certificate.pem(), &key, now, not_after))
+impl Material {
+    /// A new self-signed root.
+    pub fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
+        let failed = |source| CaError::Sign { subject: format!("the root of {trust_domain}"), source };
+        let not_after = now + ROOT_LIFETIME;
+        let id = format!("spiffe://{trust_domain}").try_into().map_err(failed)?;
+        let mut params = params(vec![SanType::URI(id)], now, not_after);
+        params.distinguished_name.push(DnType::OrganizationName, "weft");
+        params.distinguished_name.push(DnType::CommonName, format!("weft root of {trust_domain}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Ok(Self { certificates: certificate.pem(), key: PrivateKey::from_pem(key.serialize_pem()), roots: None })
+    }
 }
 
 /// What all certificates have in common.

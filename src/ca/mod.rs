@@ -13,6 +13,7 @@
 mod authority;
 mod describe;
 mod key;
+mod material;
 mod root_files;
 mod secrets;
 mod server;
@@ -25,6 +26,7 @@ use std::time::SystemTime;
 pub use authority::{Authority, CaError, Issued};
 pub use describe::{CertificateSummary, DescribeError, describe, describe_all};
 pub use key::PrivateKey;
+pub use material::{Material, Origin};
 pub use secrets::{LeafPolicy, MESH_ROOT, SecretStore, WORKLOAD};
 pub use server::ServerCertificate;
 

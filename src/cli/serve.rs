@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::logging::{self, LogFormat};
 use crate::ca::LeafPolicy;
-use crate::control_plane::{self, Config};
+use crate::control_plane::{self, Config, DirectoryOrigin, KubernetesOrigin, Origin};
 use crate::duration::HumanDuration;
 use crate::xds::requests::Rate;
 use crate::xds::{Canary, Limits};
@@ -19,25 +19,30 @@ use crate::xds::{Canary, Limits};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
+  weft serve --source kube
+  weft serve --source kube --kubeconfig ~/.kube/config --ca-secret mesh-ca
   weft serve --source dir:./mesh --ca-dir ./ca --token-key ./token-key.pem
   weft serve --source dir:./mesh --token-key ./token-key.pem --xds 127.0.0.1:15010 --admin 127.0.0.1:15014
 
 Logs go to standard error; WEFT_LOG sets what is logged (info, debug, weft::xds=trace, …).
 Exit code: 0 after SIGINT or SIGTERM, 1 when it cannot run.")]
 pub struct Args {
-    /// Where the mesh's objects are: dir:PATH, a watched directory of Kubernetes YAML
-    #[arg(long, value_name = "dir:PATH")]
+    /// Where the mesh's objects are: kube, a Kubernetes API server; dir:PATH, a watched directory of Kubernetes YAML
+    #[arg(long, value_name = "kube|dir:PATH")]
     source: Source,
-    /// Where the root certificate and its key are kept (made on the first start); without it they live in memory
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
+    /// With dir:PATH: where the root certificate and its key are kept (made on the first start); without it they live in
+    /// memory
     #[arg(long, value_name = "DIR")]
     ca_dir: Option<PathBuf>,
     /// The file that keeps what each workload calls, so that its new pods are warm from the start; warm-sets.json in the
     /// --ca-dir when that is given, else it is forgotten at the end
     #[arg(long, value_name = "FILE")]
     warm_sets: Option<PathBuf>,
-    /// The public key (PEM) that the sidecars' tokens are verified with
+    /// With dir:PATH: the public key (PEM) that the sidecars' tokens are verified with
     #[arg(long, value_name = "FILE")]
-    token_key: PathBuf,
+    token_key: Option<PathBuf>,
     /// Where xDS is served, over TLS
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
     xds: SocketAddr,
@@ -47,6 +52,9 @@ pub struct Args {
     /// How long a workload's certificate lives; it is renewed at about half of that
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     certificate_lifetime: HumanDuration,
+    /// How long the control plane's own certificate lives; it is renewed at about half of that
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = positive)]
+    own_certificate_lifetime: HumanDuration,
     /// Connections of sidecars at once; more are closed at once
     #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().connections)]
     max_connections: usize,
@@ -68,10 +76,30 @@ pub struct Args {
     log_format: LogFormat,
 }
 
+/// What is for Kubernetes only.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "With --source kube")]
+struct KubernetesArgs {
+    /// How to reach the API server; without it KUBECONFIG, ~/.kube/config, or the pod that this runs in
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The control plane's own namespace: its Service is weft.NAMESPACE.svc, and its Secret and its Lease are there
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "weft-system")]
+    namespace: String,
+    /// The name of this replica, for the Lease
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "weft")]
+    replica: String,
+    /// A Secret of that namespace with a certificate authority of your own (tls.crt, tls.key, ca.crt), as cert-manager
+    /// writes it; without it a root is made once, in the Secret weft-ca
+    #[arg(long, value_name = "NAME")]
+    ca_secret: Option<String>,
+}
+
 /// A source by its scheme.
 #[derive(Clone, Debug)]
 enum Source {
     Directory(PathBuf),
+    Kubernetes,
 }
 
 impl FromStr for Source {
@@ -80,7 +108,8 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
-            _ => Err("write dir:PATH, a directory of Kubernetes YAML".to_owned()),
+            None if text == "kube" => Ok(Self::Kubernetes),
+            _ => Err("write kube, or dir:PATH, a directory of Kubernetes YAML".to_owned()),
         }
     }
 }
@@ -90,6 +119,29 @@ fn positive(text: &str) -> Result<HumanDuration, String> {
         Ok(duration) if duration.0.is_zero() => Err("it must be longer than 0".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Where everything comes from, as the flags say.
+fn origin(
+    source: Source,
+    ca_dir: Option<PathBuf>,
+    token_key: Option<PathBuf>,
+    kubernetes: KubernetesArgs,
+) -> anyhow::Result<Origin> {
+    match (source, token_key) {
+        (Source::Directory(path), Some(token_key)) => {
+            Ok(Origin::Directory(DirectoryOrigin { path, ca_dir, token_key }))
+        }
+        (Source::Directory(_), None) => anyhow::bail!("--source dir:PATH needs --token-key FILE"),
+        (Source::Kubernetes, token_key) => {
+            anyhow::ensure!(
+                ca_dir.is_none() && token_key.is_none(),
+                "--ca-dir and --token-key are for --source dir:PATH: on Kubernetes the root is in a Secret, and the API server checks tokens"
+            );
+            let KubernetesArgs { kubeconfig, namespace, replica, ca_secret } = kubernetes;
+            Ok(Origin::Kubernetes(KubernetesOrigin { kubeconfig, namespace, replica, ca_secret }))
+        }
     }
 }
 
@@ -107,15 +159,13 @@ fn allow_open_files() {
 /// When the control plane cannot run.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     logging::init(args.log_format);
-    let Source::Directory(source) = args.source;
     let config = Config {
-        source,
         warm_sets: args.warm_sets.or_else(|| Some(args.ca_dir.as_ref()?.join("warm-sets.json"))),
-        ca_dir: args.ca_dir,
-        token_key: args.token_key,
+        origin: origin(args.source, args.ca_dir, args.token_key, args.kubernetes)?,
         xds: args.xds,
         admin: args.admin,
         leaf: LeafPolicy { lifetime: args.certificate_lifetime.0, ..LeafPolicy::default() },
+        own_leaf: LeafPolicy { lifetime: args.own_certificate_lifetime.0, ..LeafPolicy::default() },
         limits: Limits {
             connections: args.max_connections,
             age: (!args.max_stream_age.0.is_zero()).then_some(args.max_stream_age.0),

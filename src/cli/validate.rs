@@ -67,7 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 diagnostics.extend(warnings);
             }
             Event::Rejected(diagnostic) => diagnostics.push(diagnostic),
-            Event::Delete(_) | Event::Synced => {}
+            Event::Delete(_) | Event::Trouble { .. } | Event::Synced => {}
         }
     }
     diagnostics.sort_by_key(|diagnostic| diagnostic.location.as_ref().map(|at| (at.file.clone(), at.line)));

@@ -5,6 +5,7 @@
 //!                                                                              │
 //!  ca ─▶ secrets, server certificate ──────────────────────────────────────────┤
 //!  token ─▶ authenticator ─────────────────────────────────────────────────────┘
+//!  origin: which source, which ca, which authenticator; on Kubernetes its own objects there (lease, root)
 //!  access logs ─▶ audit (what enforcement would deny)
 //!  subscriptions ─▶ warm (what workloads call, for their new pods) ─▶ pipeline
 //!  inspect (15014): health, readiness, metrics, inspection API, graph
@@ -14,6 +15,7 @@ mod audit;
 mod expiry;
 mod graph;
 mod identity;
+mod origin;
 mod pipeline;
 mod warm;
 
@@ -24,45 +26,52 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::ca::token::{TokenKeyError, TokenVerifier};
-use crate::ca::{Authority, CaError, Clock, LeafPolicy, SecretStore, ServerCertificate};
+use crate::ca::token::TokenKeyError;
+use crate::ca::{CaError, Clock, LeafPolicy, SecretStore, ServerCertificate};
+use crate::inspect::readiness::Blocker;
 use crate::inspect::{self, Admin, Readiness, metrics};
-use crate::source::{DirectorySource, SourceError};
+use crate::kubernetes::ConnectError;
+use crate::source::SourceError;
 use crate::warm::{FileStore, WarmStore};
 use crate::xds::{self, service::ServeError};
 
 use audit::Audit;
 use graph::Graph;
-use identity::{Identities, Tokens};
-use pipeline::Pipeline;
+use identity::Identities;
+use origin::Opened;
+pub use origin::{DirectoryOrigin, KubernetesOrigin, Origin};
+use pipeline::{Pipeline, State};
 use warm::Memory;
 
-/// The name by which sidecars know the control plane: the SAN of its certificate.
+/// The name by which sidecars know the control plane, the SAN of its certificate, where it is in its usual namespace.
 pub const DNS_NAME: &str = "weft.weft-system.svc";
 
 /// Connections that wait to be accepted: when it restarts, all sidecars come back at once. The kernel's own limit
 /// (net.core.somaxconn) is the same by default.
 const BACKLOG: u32 = 4_096;
 
+const UNREAD: &str = "the source has not been read yet";
+const NO_ROOT: &str = "the root of the mesh has not been read yet";
+/// How often it is looked why the control plane is not ready.
+const EXPLAIN: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// What a control plane is made of.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The directory that holds the mesh's objects.
-    pub source: PathBuf,
-    /// Where the root certificate and its key are kept; `None` keeps them in memory, and with them the mesh's trust.
-    pub ca_dir: Option<PathBuf>,
+    /// Where the mesh's objects, its root, and the identities of sidecars come from.
+    pub origin: Origin,
     /// The file that keeps what workloads call; `None` keeps it in memory.
     pub warm_sets: Option<PathBuf>,
-    /// The public key that tokens are verified with, PEM.
-    pub token_key: PathBuf,
     /// Where xDS is served, over TLS.
     pub xds: SocketAddr,
     /// Where health, metrics and the inspection API are served, in clear.
     pub admin: SocketAddr,
     /// How long workload certificates live.
     pub leaf: LeafPolicy,
+    /// How long the control plane's own do.
+    pub own_leaf: LeafPolicy,
     /// What sidecars may take of the xDS server.
     pub limits: xds::Limits,
     /// How new versions of what many sidecars share are rolled out.
@@ -75,6 +84,9 @@ pub enum Error {
     /// The directory cannot be watched.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// There is no API server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// There is no certificate authority.
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -127,14 +139,10 @@ pub enum Error {
 /// they have.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let clock = Clock::system();
-    let key = std::fs::read(&config.token_key)
-        .map_err(|error| Error::TokenKeyFile { path: config.token_key.clone(), error })?;
-    let verifier = TokenVerifier::from_pem(&key, clock.clone())
-        .map_err(|error| Error::TokenKey { path: config.token_key.clone(), error })?;
+    let mut origin = Opened::open(config.origin, &clock).await?;
     let xds_listener = listen("xDS", config.xds, "xds")?;
     let admin_listener = listen("health, metrics and inspection", config.admin, "admin")?;
     let (events, batches) = mpsc::channel(16);
-    let source = DirectorySource::open(config.source)?;
     let _stop_with_us = shutdown.clone().drop_guard();
 
     let (snapshots, published) = watch::channel(None);
@@ -143,24 +151,26 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let (mut memory, ears) = Memory::new(mesh.clone(), published.clone(), store);
     memory.load().await;
     let readiness = Readiness::default();
-    let reading = readiness.block("the source has not been read yet");
-    let source = tokio::spawn(source.run(events));
+    let reading = readiness.block(UNREAD);
+    let early = early_health(&admin_listener, &readiness)?;
+    let source = origin.read(events);
+    let synced = explained(UNREAD, &reading, &mesh, pipeline.synced());
     let (pipeline, trust_domain) = tokio::select! {
-        synced = pipeline.synced() => synced.ok_or(Error::Pipeline)?,
+        synced = synced => synced.ok_or(Error::Pipeline)?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let authority = Arc::new(match &config.ca_dir {
-        Some(dir) => Authority::load_or_create(dir, trust_domain.clone(), clock)?,
-        None => Authority::in_memory(trust_domain.clone(), clock)?,
-    });
+    let authority = tokio::select! {
+        authority = explained(NO_ROOT, &reading, &mesh, origin.authority(&trust_domain, &clock, mesh.clone())) => authority?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let secrets = Arc::new(SecretStore::new(authority.clone(), config.leaf));
-    let certificate = Arc::new(ServerCertificate::new(authority, DNS_NAME, LeafPolicy::default())?);
+    let certificate = Arc::new(ServerCertificate::new(authority.clone(), &origin.dns_name(), config.own_leaf)?);
     let tls = certificate.server_config()?;
 
     let audit = Arc::new(Audit::new(mesh.clone()));
     let server = xds::Server::new(
         published.clone(),
-        Arc::new(Tokens::new(verifier, trust_domain)),
+        origin.authenticator(mesh.clone(), trust_domain, clock),
         Arc::new(Identities(secrets.clone())),
         shutdown.clone(),
     )
@@ -178,13 +188,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let admin = Admin {
         proxies: streams.clone(),
         graph: Arc::new(Graph::new(mesh.clone(), published, streams)),
-        mesh,
+        mesh: mesh.clone(),
         delivery,
         audit,
         readiness,
         registry: Arc::new(registry),
     };
     reading.release();
+    drop(early);
     tracing::info!(xds = %config.xds, admin = %config.admin, "serving");
     let ended = tokio::select! {
         ended = source => match ended {
@@ -199,9 +210,36 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         () = secrets.renew_forever() => Ok(()),
         () = certificate.renew_forever() => Ok(()),
         () = memory.run() => Ok(()),
+        () = origin.tend(&authority, mesh) => Ok(()),
     };
+    origin.end().await;
     memory.exchange().await; // what was learned since the last time
     ended
+}
+
+/// Health and readiness are told from the beginning: who is asked and does not answer is taken for dead. It ends when the
+/// guard is dropped.
+fn early_health(listener: &TcpListener, readiness: &Readiness) -> Result<DropGuard, Error> {
+    let same = rustix::io::fcntl_dupfd_cloexec(listener, 0).map_err(|error| Error::Admin(error.into()))?;
+    let same = TcpListener::from_std(same.into()).map_err(Error::Admin)?;
+    let end = CancellationToken::new();
+    tokio::spawn(inspect::serve(same, inspect::health(readiness.clone()), end.clone().cancelled_owned()));
+    Ok(end.drop_guard())
+}
+
+/// Waits for `work`, and keeps saying why it is not done.
+async fn explained<T>(what: &str, reading: &Blocker, mesh: &State, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut look = tokio::time::interval(EXPLAIN);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = look.tick() => {
+                let found = mesh.hindrances();
+                reading.because(if found.is_empty() { what.to_owned() } else { format!("{what}: {}", found.join("; ")) });
+            }
+        }
+    }
 }
 
 fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {

@@ -16,11 +16,12 @@ use super::expiry::Expiry;
 use crate::ca::Clock;
 use crate::envoy::{Translated, Translator};
 use crate::inspect::{Delivery, Mesh, Sidecar};
+use crate::kubernetes::{Report, token_review::Pods};
 use crate::mesh::diagnostic::{Location, Severity};
 use crate::mesh::object::{Object, Pod};
-use crate::mesh::{self, Diagnostic, Dirty, ObjectRef, PodKey, TrustDomain, WorkloadKey, World};
+use crate::mesh::{self, Diagnostic, Dirty, ObjectRef, PodKey, ServiceAccountKey, TrustDomain, WorkloadKey, World};
 use crate::snapshot::Snapshot;
-use crate::source::Event;
+use crate::source::{Event, Part};
 use crate::warm::WarmSets;
 use crate::xds::Registry;
 
@@ -54,7 +55,7 @@ pub(super) struct Inner {
     pub(super) translator: Translator,
     /// What the workloads are known to call.
     pub(super) warm: WarmSets,
-    /// What the source says is wrong, by object, or by place where the object is not known.
+    /// What is said to be wrong, by object, or by place where the object is not known.
     rejected: BTreeMap<Subject, Vec<Diagnostic>>,
 }
 
@@ -62,6 +63,10 @@ pub(super) struct Inner {
 enum Subject {
     Object(ObjectRef),
     Place(String),
+    /// The source itself.
+    Source(Part),
+    /// An object of the control plane's own.
+    Own(String),
 }
 
 impl Pipeline {
@@ -145,7 +150,6 @@ impl Pipeline {
                     let over = self.over(&about, object.as_ref());
                     let object = object.filter(|_| over.is_none());
                     let warnings: Vec<_> = warnings.into_iter().chain(over).collect();
-                    warnings.iter().for_each(log);
                     inner.say(Subject::Object(about.clone()), warnings);
                     let object = object.map(|object| self.in_our_trust_domain(object, &mut inner));
                     let event = object.map_or(mesh::Event::Delete(about), mesh::Event::Apply);
@@ -157,13 +161,18 @@ impl Pipeline {
                     dirty.merge(inner.world.apply(mesh::Event::Delete(object)));
                 }
                 Event::Rejected(diagnostic) => {
-                    log(&diagnostic);
                     let subject = match (&diagnostic.object, &diagnostic.location) {
                         (Some(object), _) => Subject::Object(object.clone()),
                         (None, Some(Location { file, .. })) => Subject::Place(file.display().to_string()),
                         (None, None) => Subject::Place(String::new()),
                     };
                     inner.say(subject, vec![diagnostic]);
+                }
+                Event::Trouble { of, found } => {
+                    if found.is_none() {
+                        tracing::info!(part = ?of, "the source can be read again");
+                    }
+                    inner.say(Subject::Source(of), found.into_iter().collect());
                 }
                 Event::Synced => {}
             }
@@ -196,7 +205,6 @@ impl Pipeline {
             let help = "restart the control plane, or set the field back";
             let about = Object::MeshConfig(config.clone()).object_ref();
             let diagnostic = Diagnostic::warning("spec.trustDomain", reason, help).about(about.clone());
-            log(&diagnostic);
             inner.say(Subject::Object(about), vec![diagnostic]);
             config.trust_domain = ours.clone();
         }
@@ -228,8 +236,11 @@ async fn a_fault_ends(next: Option<SystemTime>, clock: &Clock) {
 }
 
 impl Inner {
-    /// Replaces what is said of the subject.
+    /// Replaces what is said of the subject. What was not said before is logged: an API server tells of the same pod many
+    /// times.
     fn say(&mut self, subject: Subject, diagnostics: Vec<Diagnostic>) {
+        let before = self.rejected.get(&subject).map(Vec::as_slice).unwrap_or_default();
+        diagnostics.iter().filter(|new| !before.contains(new)).for_each(log);
         if diagnostics.is_empty() {
             self.rejected.remove(&subject);
         } else {
@@ -242,6 +253,28 @@ impl State {
     /// Nothing that is done under the lock panics half-way; what it guards is whole.
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What hinders the control plane from beginning.
+    pub(super) fn hindrances(&self) -> Vec<String> {
+        let inner = self.lock();
+        let own = |subject: &Subject| matches!(subject, Subject::Source(_) | Subject::Own(_));
+        let found = inner.rejected.iter().filter(|(subject, _)| own(subject)).flat_map(|(_, found)| found);
+        found.filter(|found| found.severity == Severity::Error).map(|found| found.reason.clone()).collect()
+    }
+}
+
+impl Report for State {
+    fn report(&self, of: &str, found: Option<Diagnostic>) {
+        self.lock().say(Subject::Own(of.to_owned()), found.into_iter().collect());
+    }
+}
+
+impl Pods for State {
+    fn pod(&self, pod: &PodKey) -> Option<(Arc<str>, ServiceAccountKey)> {
+        self.lock().world.pod(pod).map(|pod| (pod.uid.clone(), pod.account.clone()))
     }
 }
 

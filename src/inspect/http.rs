@@ -50,9 +50,7 @@ impl Admin {
         let pods = mesh.clone();
         let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery, audit });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
-        Router::new()
-            .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(readyz).with_state(readiness))
+        health(readiness)
             .route("/deliveries", get(list_deliveries).with_state(ledger))
             .route("/held-back", get(list_held_back).with_state(refused))
             .route("/graph", get(whole_graph).with_state(edges))
@@ -60,6 +58,11 @@ impl Admin {
             .route("/metrics", get(metrics).with_state(registry))
             .route_service(&service, inspection)
     }
+}
+
+/// Health and readiness alone: all there is to tell before anything was read.
+pub fn health(readiness: Readiness) -> Router {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz).with_state(readiness))
 }
 
 /// Serves `router` over HTTP/1.1 and HTTP/2 without TLS until `shutdown` completes and open requests are answered.

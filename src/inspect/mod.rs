@@ -24,7 +24,7 @@ use std::time::SystemTime;
 use crate::mesh::{Diagnostic, PodKey, ServiceAccountKey, SpiffeId, Upstream, WorkloadKey};
 use crate::snapshot::ResourceName;
 
-pub use http::{Admin, serve};
+pub use http::{Admin, health, serve};
 pub use readiness::Readiness;
 pub use scrape::Sidecar;
 

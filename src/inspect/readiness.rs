@@ -46,6 +46,11 @@ pub struct Blocker {
 }
 
 impl Blocker {
+    /// Why the part is not ready is known better by now.
+    pub fn because(&self, reason: impl Into<String>) {
+        self.readiness.blockers().reasons.insert(self.id, reason.into());
+    }
+
     /// The part is ready.
     pub fn release(mut self) {
         self.released = true;
@@ -76,6 +81,16 @@ mod tests {
         source.release();
         assert_eq!(readiness.reasons(), ["no snapshot is out"]);
         snapshot.release();
+        assert!(readiness.reasons().is_empty());
+    }
+
+    #[test]
+    fn a_reason_can_become_a_better_one() {
+        let readiness = Readiness::default();
+        let source = readiness.block("the source has not synced");
+        source.because("the source has not synced: nobody answers");
+        assert_eq!(readiness.reasons(), ["the source has not synced: nobody answers"]);
+        source.release();
         assert!(readiness.reasons().is_empty());
     }
 

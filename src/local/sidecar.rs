@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::bootstrap::{self, Bootstrap, XdsProtocol};
+use super::bootstrap::{self, Bootstrap, Directories, XdsProtocol};
 pub(crate) use super::cluster::SIDECAR as CONTAINER;
 use super::intercept::{SIDECAR_UID, SidecarSockets};
 use super::node::NODE_IP;
@@ -33,6 +33,8 @@ use crate::mesh::id::ProxyId;
 
 /// The directory, as the sidecar sees it.
 const SEEN_AS: &str = "/run/weft/proxy";
+const TOKEN: &str = "/run/weft/proxy/token";
+const ROOT: &str = "/run/weft/proxy/root";
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 /// Between two looks at readiness or at draining.
@@ -73,9 +75,12 @@ impl Sidecar {
             node: &ProxyId(spec.key.clone()),
             workload: &spec.workload,
             control_plane: &NODE_IP.to_string(),
+            control_plane_name: bootstrap::CONTROL_PLANE_NAME,
             protocol,
             sockets: SidecarSockets::from(self.machine.setup.privilege),
-            directory: SEEN_AS,
+            directories: Directories { files: SEEN_AS, token: TOKEN, root: ROOT },
+            pod_ip: None,
+            probes: &[],
         };
         for (name, text) in bootstrap::render(&bootstrap) {
             self.write_file(&self.directory.join(name), text.as_bytes())?;

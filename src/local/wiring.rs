@@ -122,6 +122,8 @@ async fn feed(mut batches: mpsc::Receiver<Vec<Event>>, inputs: mpsc::UnboundedSe
                     tracing::error!("{diagnostic}");
                     continue;
                 }
+                // A directory that cannot be read ends its source.
+                Event::Trouble { .. } => continue,
                 Event::Synced => Input::Synced,
             };
             if inputs.send(input).is_err() {

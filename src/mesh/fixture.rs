@@ -67,6 +67,7 @@ pub(crate) fn pod(key: &str, ip: &str) -> Pod {
     let app = name.rsplit_once('-').map_or(name, |(app, _)| app);
     Pod {
         key: pod_key(key),
+        uid: "".into(),
         ips: vec![ip.parse().expect("an address")],
         labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
         account: ServiceAccountKey::new(namespace, app),

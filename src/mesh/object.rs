@@ -127,6 +127,8 @@ pub enum MetricsMode {
 pub struct Pod {
     /// Its key.
     pub key: PodKey,
+    /// `metadata.uid`, which tells it from an earlier pod of the same name; empty where nobody gives it one.
+    pub uid: Arc<str>,
     /// `status.podIPs`, the primary one first; never empty.
     pub ips: Vec<IpAddr>,
     /// `metadata.labels`.

@@ -506,6 +506,7 @@ fn named_by(slice: Option<&EndpointSlice>) -> BTreeSet<(PodKey, ServiceKey)> {
 fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
     let Pod {
         key: _,
+        uid: _,
         ips,
         labels,
         account,

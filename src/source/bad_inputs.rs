@@ -1188,7 +1188,7 @@ fn findings(text: &str) -> (Vec<Diagnostic>, usize) {
                 found.extend(warnings);
             }
             Event::Rejected(diagnostic) => found.push(diagnostic),
-            Event::Delete(_) | Event::Synced => {}
+            Event::Delete(_) | Event::Trouble { .. } | Event::Synced => {}
         }
     }
     (found, objects)

@@ -191,10 +191,7 @@ impl Reader {
             Ok(Converted { object, warnings }) => {
                 let mut unknown = Vec::new();
                 unknown_fields(&json, &manifest.to_json(), "", &mut unknown);
-                let unknown = unknown.into_iter().map(|field| {
-                    let reason = format!("{} has no such field, and it is not used", manifest.kind());
-                    Diagnostic::warning(field, reason, "correct its name or its indentation, or remove it")
-                });
+                let unknown = unknown.into_iter().map(|field| unknown_field(manifest.kind(), field));
                 Outcome::Usable(Box::new(Document {
                     location: self.at(tree.line),
                     warnings: warnings.into_iter().chain(unknown).map(place).collect(),
@@ -242,7 +239,7 @@ fn is_dns_name(name: &str, longest: usize, dotted: bool) -> bool {
 }
 
 /// Fills in what the document may leave out: the type of a list's item, and the namespace.
-fn complete(json: &mut Value, object: &ObjectRef, (api_version, kind): (&str, Kind)) {
+pub(super) fn complete(json: &mut Value, object: &ObjectRef, (api_version, kind): (&str, Kind)) {
     json["apiVersion"] = api_version.into();
     json["kind"] = kind.to_string().into();
     if let Some(namespace) = &object.namespace {
@@ -275,7 +272,7 @@ fn quantities(json: &mut Value) {
 }
 
 /// serde's words as a diagnostic. Weft's own types give the help after a semicolon.
-fn type_error(FieldError { field, message }: FieldError) -> Diagnostic {
+pub(super) fn type_error(FieldError { field, message }: FieldError) -> Diagnostic {
     if let Some(missing) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         let field = if field.is_empty() { missing.to_owned() } else { format!("{field}.{missing}") };
         return Diagnostic::error(field, "the field is missing", "set it");
@@ -290,8 +287,13 @@ fn type_error(FieldError { field, message }: FieldError) -> Diagnostic {
     Diagnostic::error(field, message, help)
 }
 
+pub(super) fn unknown_field(kind: Kind, field: String) -> Diagnostic {
+    let reason = format!("{kind} has no such field, and it is not used");
+    Diagnostic::warning(field, reason, "correct its name or its indentation, or remove it")
+}
+
 /// The fields of `written` that did not survive being read: the type does not have them.
-fn unknown_fields(written: &Value, read: &Value, path: &str, found: &mut Vec<String>) {
+pub(super) fn unknown_fields(written: &Value, read: &Value, path: &str, found: &mut Vec<String>) {
     match (written, read) {
         (Value::Object(written), Value::Object(read)) => {
             for (key, value) in written {

@@ -1,21 +1,24 @@
 //! Where objects come from: one stream of typed events, whatever is behind it.
 //!
 //! ```text
-//!  directory of YAML ──┐
-//!                      ├──▶ Manifest ──convert──▶ mesh::Object ──▶ [Event] ──▶ World
-//!  (Kubernetes watch) ─┘
+//!  directory of YAML ───┐
+//!                       ├──▶ Manifest ──convert──▶ mesh::Object ──▶ [Event] ──▶ World
+//!  Kubernetes' watches ─┘
 //! ```
 //!
 //! Nothing is told before everything has been read once ([`Event::Synced`]). A document that cannot be used is
 //! reported ([`Event::Rejected`]) and changes nothing: the last good version of its object stays.
 
+pub mod admission;
 pub mod convert;
+pub mod crds;
 pub mod directory;
 mod document;
+pub mod kube;
 pub mod manifest;
 
 pub mod versions;
-mod yaml;
+pub(crate) mod yaml;
 
 #[cfg(test)]
 mod bad_inputs;
@@ -23,7 +26,7 @@ mod bad_inputs;
 use std::sync::Arc;
 
 use crate::mesh::object::Object;
-use crate::mesh::{Diagnostic, ObjectRef};
+use crate::mesh::{Diagnostic, Kind, ObjectRef};
 use manifest::Manifest;
 
 pub use directory::{DirectorySource, SourceError};
@@ -44,6 +47,22 @@ pub enum Event {
     Delete(ObjectRef),
     /// A document is not used. The object that it names, if any, is unchanged.
     Rejected(Diagnostic),
+    /// How a part of the source can be read now. The objects stay as they were.
+    Trouble {
+        /// The part.
+        of: Part,
+        /// What hinders it from being read; `None`: nothing any more.
+        found: Option<Diagnostic>,
+    },
     /// Everything has been read once: what has been applied so far is the whole.
     Synced,
+}
+
+/// A part of a source that can fail by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// All of it: the API server does not answer.
+    Whole,
+    /// The objects of one kind.
+    Kind(Kind),
 }

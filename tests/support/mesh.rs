@@ -88,6 +88,7 @@ pub fn pod(number: usize, replica: usize) -> Pod {
     let (namespace, app) = (namespace(number), format!("app-{number}"));
     Pod {
         key: PodKey::new(namespace.as_str(), format!("{app}-{replica}")),
+        uid: "".into(),
         ips: vec![address(0x0af4_0000, number * 8 + replica)],
         labels: labels(number),
         account: ServiceAccountKey::new(namespace.as_str(), app.as_str()),

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use x509_parser::pem::Pem;
 
 use super::*;
-use crate::ca::describe::describe_all;
+use crate::ca::describe::{describe, describe_all};
 use crate::ca::test_clock::{epoch, fixed};
 use crate::mesh::ServiceAccountKey;
 
@@ -144,7 +144,7 @@ fn a_root_that_cannot_be_used_is_refused_with_its_reason() {
             },
             "holds no X.509 certificate",
         ),
-        ("damaged key", |dir| fs::write(dir.join("root-key.pem"), "hello").unwrap(), "not an ECDSA P-256 key"),
+        ("damaged key", |dir| fs::write(dir.join("root-key.pem"), "hello").unwrap(), "not a private key in PEM"),
         (
             "another root's key",
             |dir| fs::write(dir.join("root-key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap(),

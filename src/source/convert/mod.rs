@@ -28,6 +28,8 @@ use crate::mesh::object::Object;
 use super::manifest::Manifest;
 use super::versions;
 
+pub(crate) use pod::workload;
+
 /// What an object comes to.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Converted {
@@ -86,6 +88,16 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
         true => Ok(Converted { object, warnings: name(findings.warnings) }),
         false => Err(name(findings.errors)),
     }
+}
+
+/// Whether a pod has a sidecar, alive or not.
+pub(super) fn has_sidecar(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    pod.spec.as_ref().is_some_and(pod::has_sidecar)
+}
+
+/// Whether pods of a namespace are given a sidecar.
+pub(super) fn is_meshed(namespace: &k8s_openapi::api::core::v1::Namespace) -> bool {
+    config::namespace(namespace, &mut Findings::default()).is_some_and(|namespace| namespace.inject)
 }
 
 /// What a conversion has found so far. A conversion goes on after an error, so that its author hears of all at once.

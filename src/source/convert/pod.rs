@@ -36,14 +36,14 @@ pub(super) fn pod(pod: &core::Pod, findings: &mut Findings) -> Option<Pod> {
         .into_iter()
         .find_map(|account| account.as_deref().filter(|account| !account.is_empty()))
         .unwrap_or("default");
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     Some(Pod {
         key: PodKey::new(namespace.clone(), name_of(metadata)),
+        uid: metadata.uid.as_deref().unwrap_or_default().into(),
         ips,
         labels: metadata.labels.clone().unwrap_or_default(),
         account: ServiceAccountKey::new(namespace.clone(), account),
         workload: WorkloadKey::new(namespace, workload(metadata)),
-        meshed: all.into_iter().any(|container| container.name == SIDECAR),
+        meshed: has_sidecar(spec),
         ports,
         probes,
         host_network: spec.host_network.unwrap_or(false),
@@ -53,6 +53,12 @@ pub(super) fn pod(pod: &core::Pod, findings: &mut Findings) -> Option<Pod> {
         sampling,
         access_log,
     })
+}
+
+/// Whether it has the sidecar's container, native or classic.
+pub(super) fn has_sidecar(spec: &core::PodSpec) -> bool {
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.any(|container| container.name == SIDECAR)
 }
 
 /// The addresses of a pod that is alive, each once, the primary one first.
@@ -183,7 +189,7 @@ impl Prober<'_> {
 }
 
 /// The workload's name: the controller's, and for a ReplicaSet that of the Deployment above it.
-fn workload(metadata: &ObjectMeta) -> &str {
+pub(crate) fn workload(metadata: &ObjectMeta) -> &str {
     let name = metadata.name.as_deref().unwrap_or_default();
     let owners = metadata.owner_references.as_deref().unwrap_or_default();
     let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)).or(owners.first()) else {

@@ -61,6 +61,7 @@ fn brief(event: &Event, objects: &mut BTreeSet<String>) -> String {
             format!("-{}", object.name)
         }
         Event::Rejected(diagnostic) => format!("!{diagnostic}"),
+        Event::Trouble { .. } => "trouble".to_owned(),
         Event::Synced => "synced".to_owned(),
     }
 }
@@ -252,7 +253,7 @@ fn state(batches: impl IntoIterator<Item = Vec<Event>>) -> BTreeMap<ObjectRef, S
             }
             Event::Delete(object) => assert!(state.remove(&object).is_some(), "{object} was not there"),
             Event::Rejected(diagnostic) => panic!("{diagnostic}"),
-            Event::Synced => {}
+            Event::Trouble { .. } | Event::Synced => {}
         }
     }
     state

@@ -92,10 +92,24 @@ pub struct Network {
 macro_rules! mode {
     ($(#[$doc:meta])* $name:ident { $($variant:ident | $alias:literal: $text:literal),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
         #[serde(try_from = "String")]
         pub enum $name {
             $(#[doc = $text] $variant,)*
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "enum": [$(stringify!($variant), $alias),*]})
+            }
         }
 
         impl TryFrom<String> for $name {

@@ -1,0 +1,456 @@
+//! A real Kubernetes API server for tests: etcd and kube-apiserver on this machine's loopback, started and ended here.
+//!
+//! ```text
+//!  target/kubernetes/kubernetes (e2e/scripts/kubernetes) ─▶ etcd ◀─ kube-apiserver ◀─ TLS ─ Kubernetes::client, weft serve
+//! ```
+//!
+//! `WEFT_KUBECONFIG` names another cluster to use in its place; what stops the server or its etcd fails there.
+
+mod objects;
+mod replica;
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::mesh::repository;
+use crate::until;
+
+pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
+pub use replica::{Replica, http};
+
+/// How long the server may take to start on a busy machine.
+const START: Duration = Duration::from_secs(120);
+
+/// One at a time: two would starve each other of the machine's CPUs.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// An API server with nothing in it but what the tests put there.
+pub struct Kubernetes {
+    client: Client,
+    runtime: tokio::runtime::Runtime,
+    kubeconfig: PathBuf,
+    /// None where another cluster is used.
+    own: Option<Own>,
+    directory: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// The processes.
+struct Own {
+    etcd: Process,
+    server: Option<Process>,
+    etcd_port: u16,
+    port: u16,
+}
+
+/// A process that ends with its owner.
+pub struct Process(Child);
+
+impl Process {
+    /// Runs `command`, whose output goes to the file `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        let out = File::options().create(true).append(true).open(log)?;
+        let (stdout, stderr) = (out.try_clone()?, out);
+        let command = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        Ok(Self(command.spawn().with_context(|| format!("{command:?}"))?))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let sent = Command::new("kill").args([format!("-{name}"), self.id().to_string()]).status()?;
+        ensure!(sent.success(), "cannot send {name}");
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> anyhow::Result<()> {
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // fails when it has ended
+        let _ = self.0.wait();
+    }
+}
+
+impl Kubernetes {
+    /// Starts an empty one and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it was not built, or does not become ready.
+    pub fn start() -> anyhow::Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let directory = TempDir::with_prefix("weft-kubernetes-")?;
+        let (kubeconfig, own) = match std::env::var_os("WEFT_KUBECONFIG") {
+            Some(given) => (PathBuf::from(given), None),
+            None => {
+                let port = free_port()?;
+                (credentials(directory.path(), port)?, Some(Own::start(directory.path(), port)?))
+            }
+        };
+        let client = runtime.block_on(connect(&kubeconfig))?;
+        let mut kubernetes = Self { client, runtime, kubeconfig, own, directory, _turn: turn };
+        kubernetes.wait_until_ready()?;
+        Ok(kubernetes)
+    }
+
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        until("the API server is ready", START, || {
+            let ended = self.own.as_mut().and_then(|own| own.server.as_mut()).is_some_and(|server| !server.runs());
+            ensure!(!ended, "the API server ended:\n{}", self.log());
+            let request = http_request("GET", "/readyz", None);
+            Ok(self.block_on(self.client.request_text(request)).map(drop).map_err(|error| {
+                let log = self.log();
+                format!("{error}\n{}", log[log.len().saturating_sub(2_000)..].to_owned())
+            }))
+        })
+    }
+
+    /// A client with all rights.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// A kubeconfig with all rights.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs a future to its end.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Runs a future beside the test.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
+    /// Deletes a key of etcd and makes it forget all versions but the newest, as if that had happened while nobody
+    /// looked. The server must not run.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn delete_behind_the_server(&mut self, key: &str) -> anyhow::Result<()> {
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.own()?.etcd_port));
+        let post = |path: &str, body: Value| {
+            let answer = replica::http(at, "POST", path, &body.to_string())?;
+            anyhow::Ok(serde_json::from_str::<Value>(&answer)?)
+        };
+        let deleted = post("/v3/kv/deleterange", json!({"key": base64(key)}))?;
+        ensure!(deleted["deleted"] == "1", "{key}: {deleted}");
+        post("/v3/kv/compaction", json!({"revision": deleted["header"]["revision"], "physical": true}))?;
+        Ok(())
+    }
+
+    /// A directory that lives as long as this does.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What the API server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("kube-apiserver.log")).unwrap_or_default()
+    }
+
+    /// Creates or changes all objects of a YAML text, as `kubectl apply --server-side` would.
+    ///
+    /// # Errors
+    /// When the server refuses one.
+    pub fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        for document in yaml.split("\n---\n").filter(|document| document.lines().any(|line| !line.starts_with('#'))) {
+            let object: Value = serde_saphyr::from_str(document).with_context(|| document.to_owned())?;
+            self.put(&object)?;
+        }
+        Ok(())
+    }
+
+    /// Creates or changes an object, and its `status` when it has one.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn put(&self, object: &Value) -> anyhow::Result<()> {
+        self.block_on(objects::put(&self.client, object))
+    }
+
+    /// Deletes an object at once; it is no error when there is none.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn delete(&self, api_version: &str, plural: &str, namespace: &str, name: &str) -> anyhow::Result<()> {
+        let path = objects::path(api_version, plural, namespace, name);
+        let body = json!({"gracePeriodSeconds": 0}).to_string();
+        match self.block_on(self.client.request_text(http_request("DELETE", &path, Some(("application/json", body))))) {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error).with_context(|| path),
+        }
+    }
+
+    /// An object; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn get(&self, api_version: &str, plural: &str, namespace: &str, name: &str) -> anyhow::Result<Option<Value>> {
+        let path = objects::path(api_version, plural, namespace, name);
+        match self.block_on(self.client.request::<Value>(http_request("GET", &path, None))) {
+            Ok(object) => Ok(Some(object)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error).with_context(|| path),
+        }
+    }
+
+    /// Changes an object by a JSON merge patch.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn patch(&self, path: (&str, &str, &str, &str), patch: &Value) -> anyhow::Result<()> {
+        let path = objects::path(path.0, path.1, path.2, path.3);
+        let body = Some(("application/merge-patch+json", patch.to_string()));
+        self.block_on(self.client.request_text(http_request("PATCH", &path, body))).with_context(|| path)?;
+        Ok(())
+    }
+
+    /// A token of a ServiceAccount by TokenRequest, bound to a pod when `pod` names one.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        audience: Option<&str>,
+        pod: Option<&str>,
+        seconds: u32,
+    ) -> anyhow::Result<String> {
+        let path = format!("{}/token", objects::path("v1", "serviceaccounts", namespace, account));
+        let mut spec = json!({"expirationSeconds": seconds});
+        if let Some(audience) = audience {
+            spec["audiences"] = json!([audience]);
+        }
+        if let Some(pod) = pod {
+            spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": pod});
+        }
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}).to_string();
+        let request = http_request("POST", &path, Some(("application/json", body)));
+        let answer: Value = self.block_on(self.client.request(request)).with_context(|| path)?;
+        Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())
+    }
+
+    /// A kubeconfig with the rights of a ServiceAccount.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> anyhow::Result<PathBuf> {
+        let token = self.token(namespace, account, None, None, 3_600)?;
+        let admin: Value = serde_json::from_str(&fs::read_to_string(&self.kubeconfig)?)?;
+        let cluster = &admin["clusters"][0]["cluster"];
+        let path = self.directory.path().join(format!("{namespace}-{account}.kubeconfig"));
+        fs::write(&path, kubeconfig(cluster, &json!({"token": token})))?;
+        Ok(path)
+    }
+
+    /// Ends the API server without ceremony.
+    ///
+    /// # Errors
+    /// When it is another cluster's.
+    pub fn kill_server(&mut self) -> anyhow::Result<()> {
+        self.own()?.server = None;
+        Ok(())
+    }
+
+    /// Starts it again, at the same address, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_server(&mut self) -> anyhow::Result<()> {
+        let directory = self.directory.path().to_owned();
+        let own = self.own()?;
+        own.server = Some(server(&directory, own.port, own.etcd_port)?);
+        self.wait_until_ready()
+    }
+
+    fn own(&mut self) -> anyhow::Result<&mut Own> {
+        self.own.as_mut().context("this is done only with an API server that was started here: unset WEFT_KUBECONFIG")
+    }
+}
+
+impl Drop for Own {
+    /// The server first: it would wait for its etcd.
+    fn drop(&mut self) {
+        self.server = None;
+        let _ = self.etcd.signal("TERM");
+    }
+}
+
+impl Own {
+    fn start(directory: &Path, port: u16) -> anyhow::Result<Self> {
+        let (etcd_port, peer_port) = (free_port()?, free_port()?);
+        let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
+        let etcd = Process::start(
+            Command::new(binary()?).arg("etcd").args([
+                format!("--data-dir={}", directory.join("etcd").display()),
+                format!("--listen-client-urls={client}"),
+                format!("--advertise-client-urls={client}"),
+                format!("--listen-peer-urls={peer}"),
+                format!("--initial-advertise-peer-urls={peer}"),
+                format!("--initial-cluster=default={peer}"),
+                // What is lost with the machine was a test's.
+                "--unsafe-no-fsync".to_owned(),
+                "--log-level=warn".to_owned(),
+            ]),
+            &directory.join("etcd.log"),
+        )?;
+        Ok(Self { etcd, server: Some(server(directory, port, etcd_port)?), etcd_port, port })
+    }
+}
+
+fn server(directory: &Path, port: u16, etcd_port: u16) -> anyhow::Result<Process> {
+    let file = |name: &str| directory.join(name).display().to_string();
+    let mut command = Command::new(binary()?);
+    command.arg("kube-apiserver").args([
+        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+        "--etcd-compaction-interval=0".to_owned(),
+        "--bind-address=127.0.0.1".to_owned(),
+        format!("--secure-port={port}"),
+        // The Service `kubernetes` needs no endpoints, and may have none on loopback.
+        "--endpoint-reconciler-type=none".to_owned(),
+        format!("--tls-cert-file={}", file("server.pem")),
+        format!("--tls-private-key-file={}", file("server-key.pem")),
+        format!("--client-ca-file={}", file("ca.pem")),
+        format!("--service-account-key-file={}", file("accounts.pem")),
+        format!("--service-account-signing-key-file={}", file("accounts-key.pem")),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        "--service-cluster-ip-range=10.96.0.0/12".to_owned(),
+        "--authorization-mode=RBAC".to_owned(),
+        // Webhooks are called at their endpoints: no kube-proxy leads to the addresses of Services.
+        "--enable-aggregator-routing=true".to_owned(),
+        "--allow-privileged=true".to_owned(),
+        "--profiling=false".to_owned(),
+    ]);
+    Process::start(&mut command, &directory.join("kube-apiserver.log"))
+}
+
+fn binary() -> anyhow::Result<PathBuf> {
+    let path = repository().join("target/kubernetes/kubernetes");
+    ensure!(path.exists(), "there is no {}: run e2e/scripts/kubernetes", path.display());
+    Ok(path)
+}
+
+/// RFC 4648, section 4.
+fn base64(text: &str) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in text.as_bytes().chunks(3) {
+        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | usize::from(chunk.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            let letter = LETTERS[bits >> (18 - 6 * at) & 63];
+            out.push(if at <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+/// A port that was free a moment ago.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let config = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// A request to the API server.
+pub(crate) fn http_request(method: &str, path: &str, body: Option<(&str, String)>) -> hyper::Request<Vec<u8>> {
+    let mut request = hyper::Request::new(Vec::new());
+    // Both are this module's own.
+    *request.method_mut() = method.parse().unwrap_or_default();
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    if let Some((kind, body)) = body {
+        if let Ok(kind) = kind.parse() {
+            request.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+        }
+        *request.body_mut() = body.into_bytes();
+    }
+    request
+}
+
+fn kubeconfig(cluster: &Value, user: &Value) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    })
+    .to_string()
+}
+
+/// Certificates of the server and of its administrator, and a kubeconfig of the latter.
+fn credentials(directory: &Path, port: u16) -> anyhow::Result<PathBuf> {
+    let file = |name: &str| directory.join(name);
+    let mut root = CertificateParams::default();
+    root.distinguished_name.push(DnType::CommonName, "the test's own");
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    let root_key = KeyPair::generate()?;
+    fs::write(file("ca.pem"), root.self_signed(&root_key)?.pem())?;
+    let issuer = Issuer::new(root, root_key);
+    let issue = |name: &str, params: CertificateParams| {
+        let key = KeyPair::generate()?;
+        fs::write(file(&format!("{name}.pem")), params.signed_by(&key, &issuer)?.pem())?;
+        fs::write(file(&format!("{name}-key.pem")), key.serialize_pem())?;
+        anyhow::Ok(())
+    };
+    let names = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
+    let mut server = CertificateParams::new(names)?;
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    issue("server", server)?;
+    let mut admin = CertificateParams::default();
+    admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    admin.distinguished_name.push(DnType::CommonName, "admin");
+    admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    issue("admin", admin)?;
+    let accounts = KeyPair::generate()?;
+    fs::write(file("accounts-key.pem"), accounts.serialize_pem())?;
+    fs::write(file("accounts.pem"), accounts.public_key_pem())?;
+    let cluster = json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority": file("ca.pem")});
+    let user = json!({"client-certificate": file("admin.pem"), "client-key": file("admin-key.pem")});
+    let path = file("admin.kubeconfig");
+    fs::write(&path, kubeconfig(&cluster, &user))?;
+    Ok(path)
+}

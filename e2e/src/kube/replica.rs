@@ -1,0 +1,162 @@
+//! A control plane that is fed by an API server: `weft serve --source kube`, as the chart's Deployment runs it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::{Process, free_port};
+use crate::inspection::Inspection;
+use crate::mesh::weft_beside_tests;
+use crate::until;
+
+/// How long a control plane may take to do what it is asked, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A replica of the control plane.
+pub struct Replica {
+    process: Process,
+    log: PathBuf,
+    admin: SocketAddr,
+    xds: SocketAddr,
+}
+
+impl Replica {
+    /// Starts one of this name; its log is in `directory`.
+    ///
+    /// # Errors
+    /// When there is no `weft`.
+    pub fn start(directory: &Path, name: &str, kubeconfig: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_with(&weft_beside_tests()?, directory, name, kubeconfig, arguments)
+    }
+
+    /// Starts one with this `weft`.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start_with(
+        weft: &Path,
+        directory: &Path,
+        name: &str,
+        kubeconfig: &Path,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let log = directory.join(format!("{name}.log"));
+        let _ = fs::remove_file(&log); // of an earlier one of this name
+        let [admin, free] = [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        // Who is to be found again is where another was.
+        let (xds, arguments) = match arguments {
+            ["--xds", xds, rest @ ..] => (xds.parse()?, rest),
+            _ => (free, arguments),
+        };
+        let mut command = Command::new(weft);
+        command
+            .args(["serve", "--source", "kube", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(["--replica", name, "--xds", &xds.to_string(), "--admin", &admin.to_string()])
+            .args(arguments)
+            .env_remove("POD_NAMESPACE")
+            .env("WEFT_LOG", "info,weft=debug")
+            .env("NO_COLOR", "1");
+        Ok(Self { process: Process::start(&mut command, &log)?, log, admin, xds })
+    }
+
+    /// Where it serves xDS.
+    pub fn xds(&self) -> SocketAddr {
+        self.xds
+    }
+
+    /// Where it tells of itself.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The answer of `/readyz`, whatever it is.
+    pub fn readyz(&self) -> String {
+        http(self.admin, "GET", "/readyz", "").unwrap_or_else(|error| format!("{error:#}"))
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not in time, or has ended.
+    pub fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        until("the control plane is ready", PATIENCE, || {
+            if !self.process.runs() {
+                bail!("the control plane ended:\n{}", self.log());
+            }
+            match self.readyz() {
+                answer if answer == "ready\n" => Ok(Ok(())),
+                answer => Ok(Err(answer)),
+            }
+        })
+    }
+
+    /// Waits until its log has `text`.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub fn wait_for_log(&self, text: &str) -> anyhow::Result<String> {
+        until(&format!("`{text}` is logged"), PATIENCE, || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains(text)).map(str::to_owned);
+            Ok(line.ok_or_else(|| log[log.len().saturating_sub(3_000)..].to_owned()))
+        })
+    }
+
+    /// Its inspection API.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn inspection(&self) -> anyhow::Result<Inspection> {
+        Inspection::at(self.admin)
+    }
+
+    /// Its resident memory in MiB.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn memory(&self) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+
+    /// Asks it to end, and waits for that.
+    ///
+    /// # Errors
+    /// When it had ended before.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.process.signal("TERM")?;
+        self.process.wait()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+}
+
+/// The body of an answer over plain HTTP, whatever its status.
+///
+/// # Errors
+/// When there is none.
+pub fn http(at: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
+    let mut socket = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let length = body.len();
+    write!(socket, "{method} {path} HTTP/1.0\r\nHost: {at}\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    Ok(body.to_owned())
+}
