@@ -35,9 +35,10 @@ e2e: setup-all ## Run every scenario on stock Envoys, the slow ones too, and wri
 
 e2e-kube: setup-all ## Run what needs a real Kubernetes API server (Go needed), and write target/e2e/kube-report.json
 	@e2e/scripts/kubernetes
+	@e2e/scripts/helm
 	cargo build --locked --bin weft
 	rm -rf target/e2e/kube
-	status=0; cargo test --locked --package weft-e2e --features kube --test kube --no-fail-fast || status=1; \
+	status=0; cargo test --locked --package weft-e2e --features kube --test kube --test chart --no-fail-fast || status=1; \
 		cargo run --locked --quiet --package weft-e2e --bin report -- kube && exit $$status
 
 SECONDS ?= 600

@@ -13,9 +13,9 @@ in_flight() {
   local name value connections=0 http=0 requests=0
   while IFS=': ' read -r name value; do
     case $name in
-    listener.*_15006.downstream_cx_active) connections=$value ;;
-    http.inbound.downstream_cx_active) http=$value ;;
-    http.inbound.downstream_rq_active) requests=$value ;;
+    listener.*15006.downstream_cx_active) ((connections += value)) ;;
+    http.inbound*.downstream_cx_active) ((http += value)) ;;
+    http.inbound*.downstream_rq_active) ((requests += value)) ;;
     esac
   done < <(ask 'GET /stats?filter=downstream_(cx|rq)_active$')
   ((requests > 0 || connections > http))

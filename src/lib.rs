@@ -7,6 +7,7 @@ pub mod cli;
 pub mod control_plane;
 pub mod duration;
 pub mod envoy;
+pub mod inject;
 pub mod inspect;
 pub mod kubernetes;
 pub mod local;
@@ -15,6 +16,7 @@ pub mod policy;
 pub mod snapshot;
 pub mod source;
 pub mod warm;
+pub mod webhook;
 pub mod xds;
 
 /// Weft's own image: a container whose image has this name runs this very binary in the playground.

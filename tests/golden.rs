@@ -28,7 +28,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use envoy_types::util::pack_any;
 use prost::Message;
-use weft::snapshot::{Resource, ResourceType};
+use weft::snapshot::{Generation, Resource, ResourceType};
 
 fn inputs() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -90,12 +90,21 @@ fn patient_sources(message: &serde_json::Value, at: &str) -> usize {
 
 #[test]
 fn a_stock_envoy_takes_it_without_a_warning() {
-    let envoy = support::envoy();
+    takes_it_without_a_warning(&support::envoy(), Generation::Current);
+}
+
+#[test]
+fn the_oldest_envoy_takes_what_is_meant_for_it() {
+    takes_it_without_a_warning(&support::oldest_envoy(), Generation::Older);
+}
+
+fn takes_it_without_a_warning(envoy: &Path, generation: Generation) {
     for input in inputs() {
         let directory = tempfile::tempdir().expect("a directory");
         let bootstrap = directory.path().join("bootstrap.pb");
-        std::fs::write(&bootstrap, bootstrap_with(&support::translate(&input)).encode_to_vec()).expect("written");
-        let output = Command::new(&envoy)
+        let resources = support::translate(&input);
+        std::fs::write(&bootstrap, bootstrap_with(&resources, generation).encode_to_vec()).expect("written");
+        let output = Command::new(envoy)
             .env("OTEL_RESOURCE_ATTRIBUTES", "service.name=cart.shop")
             .args(["--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c"])
             .arg(&bootstrap)
@@ -108,10 +117,11 @@ fn a_stock_envoy_takes_it_without_a_warning() {
 }
 
 /// A bootstrap that holds the resources as if they were static.
-fn bootstrap_with(resources: &BTreeMap<(ResourceType, String), Arc<Resource>>) -> Bootstrap {
+fn bootstrap_with(resources: &BTreeMap<(ResourceType, String), Arc<Resource>>, generation: Generation) -> Bootstrap {
     let of = |kind| resources.iter().filter(move |((of, _), _)| *of == kind).map(|(_, resource)| resource);
-    let mut listeners: Vec<Listener> =
-        of(ResourceType::Listener).map(|r| Listener::decode(r.body.clone()).expect("a listener")).collect();
+    let mut listeners: Vec<Listener> = of(ResourceType::Listener)
+        .map(|r| Listener::decode(r.body_for(generation).clone()).expect("a listener"))
+        .collect();
     // Those of several pods have the same name and address.
     for (number, listener) in (1..).zip(&mut listeners) {
         listener.name = format!("{}-{number}", listener.name);

@@ -55,6 +55,7 @@ const TABLE: &[Row] = &[
     ("ca", &["crate::source", "crate::policy", "crate::envoy", "crate::xds", "crate::cli", "anyhow"]),
     ("kubernetes", &["crate::source", "crate::policy", "crate::envoy", "crate::cli", "anyhow"]),
     ("inject", &["crate::xds", "crate::cli", "anyhow"]),
+    ("webhook", &["crate::policy", "crate::snapshot", "crate::xds", "crate::cli", "anyhow"]),
     (
         "warm",
         &[
@@ -88,6 +89,7 @@ const TABLE: &[Row] = &[
         ],
     ),
     ("duration", &["kube", "tonic", "tokio", "crate", "anyhow"]),
+    ("backoff", &["kube", "tonic", "tokio", "crate", "anyhow"]),
     ("cli", &[]),
 ];
 

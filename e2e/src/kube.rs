@@ -352,6 +352,8 @@ fn server(directory: &Path, port: u16, etcd_port: u16) -> anyhow::Result<Process
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         "--service-cluster-ip-range=10.96.0.0/12".to_owned(),
         "--authorization-mode=RBAC".to_owned(),
+        // Webhooks are called at their endpoints: no kube-proxy leads to the addresses of Services.
+        "--enable-aggregator-routing=true".to_owned(),
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ]);

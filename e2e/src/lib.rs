@@ -12,7 +12,9 @@ pub mod inspection;
 pub mod kube;
 pub mod load;
 pub mod mesh;
+pub mod prometheus;
 pub mod report;
+pub mod samples;
 pub mod scenario;
 
 use std::time::{Duration, Instant};

@@ -1,12 +1,16 @@
 //! `weft internal`: the processes of which a playground consists. Not for hands.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use super::logging::{self, LogFormat};
+use crate::inject::prepare::Preparation;
 use crate::local::intercept::{self, Exclusions, SidecarSockets};
+use crate::local::probes::AskedProbe;
 use crate::local::{self, Setup, playground};
+use crate::mesh::id::PodKey;
 
 /// The processes of which a playground consists
 #[derive(Debug, clap::Args)]
@@ -48,6 +52,36 @@ enum Process {
         #[arg(long = "annotation", value_parser = annotation)]
         annotations: Vec<(String, String)>,
     },
+    /// Write a sidecar's files and load the rules of interception: the init container of an injected pod
+    Prepare(Prepare),
+}
+
+#[derive(Debug, clap::Args)]
+struct Prepare {
+    /// The pod's name
+    #[arg(long, env = "WEFT_POD")]
+    pod: String,
+    /// Its namespace
+    #[arg(long, env = "WEFT_NAMESPACE")]
+    namespace: String,
+    /// Its addresses, separated by commas, the primary one first
+    #[arg(long, env = "WEFT_POD_IPS", value_delimiter = ',')]
+    ips: Vec<IpAddr>,
+    /// Its workload
+    #[arg(long)]
+    workload: String,
+    /// The DNS name of the control plane
+    #[arg(long, default_value = crate::control_plane::DNS_NAME)]
+    control_plane: String,
+    /// Pod annotations weft.dev/…, as KEY=VALUE
+    #[arg(long = "annotation", value_parser = annotation)]
+    annotations: Vec<(String, String)>,
+    /// What the sidecar asks in the kubelet's place: tcp:PORT:SECONDS or https:PORT/PATH
+    #[arg(long = "probe")]
+    probes: Vec<AskedProbe>,
+    /// Load the rules of interception
+    #[arg(long)]
+    intercept: bool,
 }
 
 /// Runs as one of them.
@@ -65,6 +99,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             intercept::apply(sockets, &exclusions)?;
             Ok(ExitCode::SUCCESS)
         }
+        Process::Prepare(prepare) => {
+            let preparation = Preparation {
+                pod: PodKey::new(prepare.namespace.as_str(), prepare.pod.as_str()),
+                workload: prepare.workload,
+                ips: prepare.ips,
+                control_plane: prepare.control_plane,
+                annotations: prepare.annotations.into_iter().collect(),
+                probes: prepare.probes,
+                intercept: prepare.intercept,
+            };
+            preparation.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -75,4 +122,49 @@ fn parse(setup: &str) -> anyhow::Result<Setup> {
 fn annotation(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::Weft;
+    use crate::inject::documents::inject_all;
+    use crate::inject::{INIT, Options};
+
+    #[test]
+    fn the_init_container_of_every_injected_pod_is_understood() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inject");
+        let mut understood = 0;
+        for entry in std::fs::read_dir(folder).expect("the folder") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("an input");
+            let injected = inject_all(&text, &Options::default()).expect("injected").text;
+            // Arguments of the init container stand in a block of their own.
+            let (mut lines, mut args) = (injected.lines(), Vec::new());
+            if !lines.any(|line| line.trim().trim_start_matches("- ") == format!("name: {INIT}")) {
+                continue;
+            }
+            let mut inside = false;
+            for line in lines.map(str::trim) {
+                match (inside, line) {
+                    (false, "args:") => inside = true,
+                    (true, line) if line.starts_with("- ") => {
+                        let word: String = serde_saphyr::from_str(&line[2..]).expect("a word");
+                        args.push(word.replace("$$(", "$("));
+                    }
+                    (true, _) => break,
+                    (false, _) => {}
+                }
+            }
+            let environment = ["--pod=cart-1", "--namespace=shop", "--ips=10.244.0.7,fd00::7"];
+            let all = ["weft"].into_iter().chain(args.iter().map(String::as_str)).chain(environment);
+            Weft::try_parse_from(all).unwrap_or_else(|error| panic!("{}: {args:?}: {error}", path.display()));
+            understood += 1;
+        }
+        assert!(understood > 25, "{understood} pods");
+    }
 }

@@ -2,9 +2,11 @@
 
 pub mod app;
 pub mod audit;
+pub mod crds;
 pub mod deliveries;
 pub mod exec;
 pub mod graph;
+pub mod inject;
 pub mod internal;
 mod logging;
 pub mod output;
@@ -13,6 +15,7 @@ pub mod proxy;
 pub mod serve;
 pub mod up;
 pub mod validate;
+pub mod webhook;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -42,7 +45,10 @@ enum Command {
     Exec(exec::Args),
     Internal(internal::Args),
     Serve(Box<serve::Args>),
+    Webhook(webhook::Args),
     Validate(validate::Args),
+    Inject(inject::Args),
+    Crds(crds::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
     Graph(graph::Args),
@@ -58,7 +64,10 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(args),
         Command::Internal(args) => internal::run(args),
         Command::Serve(args) => serve::run(*args),
+        Command::Webhook(args) => webhook::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Inject(args) => inject::run(args),
+        Command::Crds(args) => crds::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::Graph(args) => graph::run(args, playground::reach),

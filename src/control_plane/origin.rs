@@ -22,7 +22,9 @@ use crate::kubernetes::lease::{Lease, while_holding};
 use crate::kubernetes::root_bundle::RootBundle;
 use crate::kubernetes::root_secret::RootSecret;
 use crate::kubernetes::token_review::TokenReviews;
+use crate::kubernetes::webhooks::{Served, Webhooks};
 use crate::mesh::TrustDomain;
+use crate::source::crds;
 use crate::source::kube::KubeSource;
 use crate::source::{DirectorySource, Event, SourceError};
 use crate::xds::auth::Authenticator;
@@ -166,10 +168,13 @@ impl Opened {
         };
         let (holding, meshed) = (lease.holding(), source.meshed());
         let bundle = RootBundle::new(cluster, authority.root_pem(), mesh.clone());
+        let served = Served { service: crds::WEBHOOK_SERVICE, definitions: crds::all() };
+        let webhooks = Webhooks::new(cluster, authority, served, mesh.clone());
         tokio::select! {
             () = lease.run(&*mesh) => {}
             () = secret.tend(authority, material.clone(), holding.clone(), mesh.clone()) => {}
             () = while_holding(holding.clone(), || bundle.keep(meshed.watch())) => {}
+            () = while_holding(holding.clone(), || webhooks.keep()) => {}
         }
     }
 

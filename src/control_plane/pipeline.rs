@@ -5,7 +5,7 @@
 //!  time ─▶ Expiry: faults end
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use super::expiry::Expiry;
 use crate::ca::Clock;
 use crate::envoy::{Translated, Translator};
-use crate::inspect::{Delivery, Mesh};
+use crate::inspect::{Delivery, Mesh, Sidecar};
 use crate::kubernetes::{Report, token_review::Pods};
 use crate::mesh::diagnostic::{Location, Severity};
-use crate::mesh::object::Object;
+use crate::mesh::object::{Object, Pod};
 use crate::mesh::{self, Diagnostic, Dirty, ObjectRef, PodKey, ServiceAccountKey, TrustDomain, WorkloadKey, World};
 use crate::snapshot::Snapshot;
 use crate::source::{Event, Part};
@@ -286,6 +286,23 @@ impl Mesh for State {
 
     fn workload(&self, pod: &PodKey) -> Option<WorkloadKey> {
         self.lock().world.pod(pod).map(|pod| pod.workload.clone())
+    }
+
+    fn sidecars(&self) -> Vec<Sidecar> {
+        let inner = self.lock();
+        let meshed = inner.world.pods().filter(|pod| pod.meshed && !pod.host_network);
+        let sidecar = |pod: &Pod| {
+            let services: BTreeSet<_> = inner.world.services_of_pod(pod).map(|service| service.key.clone()).collect();
+            Some(Sidecar {
+                pod: pod.key.clone(),
+                ip: *pod.ips.first()?,
+                workload: pod.workload.clone(),
+                version: pod.version().map(str::to_owned),
+                account: pod.account.clone(),
+                services: services.into_iter().collect(),
+            })
+        };
+        meshed.filter_map(sidecar).collect()
     }
 }
 

@@ -8,11 +8,13 @@ use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLog as Logger, AccessLogFilter, AndFilter, ComparisonFilter, ExtensionFilter, GrpcStatusFilter, HeaderFilter,
-    OrFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter, extension_filter, grpc_status_filter,
+    LogTypeFilter, OrFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter, extension_filter,
+    grpc_status_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, RuntimeUInt32, SubstitutionFormatString, data_source};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use envoy_types::pb::envoy::data::accesslog::v3::AccessLogType;
 use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
@@ -60,9 +62,12 @@ fn logger(log: &AccessLog, side: Side, what: What) -> Logger {
         (LogOutput::Stdout, LogFormat::Json) => ("envoy.access_loggers.stdout", json(&fields)),
         (LogOutput::OtlpGrpc(_), _) => ("envoy.access_loggers.open_telemetry", otlp(&fields, what)),
     };
-    let filter = match log.mode {
-        AccessLogMode::Errors => Some(errors(what)),
-        AccessLogMode::All | AccessLogMode::Off => None,
+    let errors = (log.mode == AccessLogMode::Errors).then(|| errors(what));
+    // A TCP proxy tells its loggers of more than the end of a connection where others want to hear of it.
+    let ended = (what == What::Connection).then(|| of_types([AccessLogType::TcpConnectionEnd]));
+    let filter = match (ended, errors) {
+        (Some(ended), Some(errors)) => Some(all_of(vec![ended, errors])),
+        (ended, errors) => ended.or(errors),
     };
     Logger { name: name.to_owned(), filter, config_type: Some(ConfigType::TypedConfig(config)) }
 }
@@ -103,7 +108,13 @@ fn fields(side: Side, what: What) -> Vec<Field> {
     }
     fields.extend([
         ("flags", "%RESPONSE_FLAGS%"),
-        ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+        (
+            "failure",
+            match side {
+                Side::Outbound => "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+                Side::Inbound => "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+            },
+        ),
         ("duration_ms", "%DURATION%"),
     ]);
     if what == What::Request {
@@ -223,7 +234,14 @@ fn any_of(filters: Vec<AccessLogFilter>) -> AccessLogFilter {
     filter(FilterSpecifier::OrFilter(OrFilter { filters }))
 }
 
-fn all_of(filters: Vec<AccessLogFilter>) -> AccessLogFilter {
+/// Takes the entries of these types alone.
+pub(super) fn of_types<const N: usize>(types: [AccessLogType; N]) -> AccessLogFilter {
+    let types = types.map(Into::into).into();
+    filter(FilterSpecifier::LogTypeFilter(LogTypeFilter { types, ..Default::default() }))
+}
+
+/// Takes what all of these take.
+pub(super) fn all_of(filters: Vec<AccessLogFilter>) -> AccessLogFilter {
     filter(FilterSpecifier::AndFilter(AndFilter { filters }))
 }
 

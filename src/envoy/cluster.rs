@@ -37,10 +37,10 @@ use super::http;
 use super::message::{address, ads, by_name, duration, extension, socket_address, uint32};
 use super::names::{EGRESS_WILDCARD, INBOUND, PASSTHROUGH};
 use super::shares::{self, Share};
-use super::{names, tls, traffic_policy};
+use super::{metrics, names, tls, traffic_policy};
 use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{SpiffeId, TrustDomain};
-use crate::policy::{Backend, EndpointPlan};
+use crate::policy::{Backend, EndpointPlan, Workload};
 
 /// How long Envoy waits for a TCP connection before it tries another endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -288,10 +288,10 @@ fn mesh_or_plaintext(
 }
 
 fn lb_endpoint(endpoint: &EndpointPlan) -> LbEndpoint {
-    let metadata = endpoint.identity.is_some().then(|| Metadata {
-        filter_metadata: HashMap::from([(TRANSPORT_SOCKET_MATCH.to_owned(), mesh_metadata())]),
-        ..Default::default()
-    });
+    let tls = endpoint.identity.is_some().then(|| (TRANSPORT_SOCKET_MATCH.to_owned(), mesh_metadata()));
+    let parts = Vec::from_iter(tls.into_iter().chain(endpoint.workload.as_ref().map(metrics::of_workload)));
+    let metadata =
+        (!parts.is_empty()).then(|| Metadata { filter_metadata: metrics::in_order(&parts), ..Default::default() });
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: address(endpoint.address),
@@ -309,6 +309,6 @@ fn mesh_metadata() -> Struct {
 }
 
 /// The stated address as an endpoint of a pod's own cluster.
-pub(super) fn at(address: SocketAddr, identity: Option<SpiffeId>) -> EndpointPlan {
-    EndpointPlan { address, identity }
+pub(super) fn at(address: SocketAddr, identity: Option<SpiffeId>, workload: Workload) -> EndpointPlan {
+    EndpointPlan { address, identity, workload: Some(workload) }
 }

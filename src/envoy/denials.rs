@@ -12,17 +12,18 @@ use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpec
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, AccessLogFilter, MetadataFilter};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService};
+use envoy_types::pb::envoy::data::accesslog::v3::AccessLogType;
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::TcpAccessLogOptions;
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::{PathSegment, path_segment::Segment};
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::value_matcher::MatchPattern as ValuePattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{MetadataMatcher, StringMatcher, ValueMatcher};
 use envoy_types::util::pack_any;
 
+use super::access_log::{all_of, of_types};
 use super::inbound::AUDIT;
 use super::message::{boolean, duration};
 use super::names::CONTROL_PLANE;
@@ -45,11 +46,14 @@ pub(super) fn log_connections(proxy: &mut TcpProxy) {
     let config = TcpGrpcAccessLogConfig { common_config: Some(to_the_control_plane()) };
     proxy.access_log.push(AccessLog {
         name: "envoy.access_loggers.tcp_grpc".to_owned(),
-        filter: Some(denied_by("envoy.filters.network.rbac")),
+        // Not that it has been opened, which only metrics want to be told (`outbound::tell_of_connections`).
+        filter: Some(all_of(vec![
+            of_types([AccessLogType::TcpPeriodic, AccessLogType::TcpConnectionEnd]),
+            denied_by("envoy.filters.network.rbac"),
+        ])),
         config_type: Some(ConfigType::TypedConfig(pack_any(config))),
     });
-    proxy.access_log_options =
-        Some(TcpAccessLogOptions { access_log_flush_interval: duration(STILL_OPEN), ..Default::default() });
+    proxy.access_log_options.get_or_insert_default().access_log_flush_interval = duration(STILL_OPEN);
 }
 
 /// Without a longer buffer: what the control plane does not read in time is dropped, and stays uncounted.

@@ -11,8 +11,9 @@ use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use prost::Message;
 
-use super::{cluster, names};
+use super::{cluster, metrics, names};
 use crate::mesh::{Kind, ObjectRef, PodKey, SpiffeId, TrustDomain};
+use crate::policy::Workload;
 use crate::snapshot::{Fallback, Hosts, Resource, ResourceName, ResourceType};
 
 /// What is needed to reach a pod by its address.
@@ -22,6 +23,8 @@ pub struct PodAddress {
     pub key: PodKey,
     /// What it proves; `None` without a sidecar.
     pub identity: Option<SpiffeId>,
+    /// What it is an instance of.
+    pub workload: Workload,
 }
 
 /// Answers for every address in the mesh's ranges that is no Service's.
@@ -46,10 +49,11 @@ impl Fallback for Addresses {
         let address = names::parse_destination(name)?;
         let (ip, port) = (address.ip(), address.port());
         if let Some(pod) = self.pods.get(&ip) {
-            let endpoint = cluster::at(address, pod.identity.clone());
+            let endpoint = cluster::at(address, pod.identity.clone(), pod.workload.clone());
             let stat_name = names::address_stat_name("pod", ip, port);
             let sni = format!("{port}.{}.{}.pod.cluster.local", pod.key.name, pod.key.namespace);
-            let message = cluster::pod(name.as_str(), stat_name, sni, &endpoint, &self.trust_domain);
+            let mut message = cluster::pod(name.as_str(), stat_name, sni, &endpoint, &self.trust_domain);
+            message.metadata = metrics::of_pod(&pod.key.namespace);
             let origin =
                 ObjectRef { kind: Kind::Pod, namespace: Some(pod.key.namespace.clone()), name: pod.key.name.clone() };
             return Some(Arc::new(resource(name, message.encode_to_vec().into(), Some(origin))));

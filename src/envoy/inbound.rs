@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLogFilter, ComparisonFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter,
+    AccessLog as Logger, AccessLogFilter, ComparisonFilter, ResponseFlagFilter, StatusCodeFilter, comparison_filter,
 };
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
@@ -47,14 +47,15 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::access_log::{self, Side};
 use super::message::{address, ads, boolean, duration, http_filter, ipv6_too, listener_filter, network_filter, uint32};
+use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
 };
-use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config};
+use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config, tell_of_connections, told_of_requests};
 use super::{denials, rbac, tls, tracing, traffic_policy};
 use crate::mesh::SpiffeId;
 use crate::mesh::object::{AuthorizationMode, MtlsMode, RateLimit};
-use crate::mesh::telemetry::{AccessLog, AccessLogMode};
+use crate::mesh::telemetry::{AccessLog, AccessLogMode, Tracing};
 use crate::policy::{Allow, InboundPlan, Telemetry, Traffic};
 
 /// What a caller without the mesh's TLS reads when its request is refused.
@@ -87,7 +88,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         filter_chains.extend(["raw_buffer", "tls"].map(|transport| FilterChain {
             name: format!("plaintext-{transport}-{port}"),
             filter_chain_match: Some(chain_match(transport, &[], Some(*port))),
-            filters: if is_raw_open(plan, *mode) { tcp(plan) } else { nowhere() },
+            filters: if is_raw_open(plan, *mode) { tcp(plan, Reporter::DestinationOfPlaintext) } else { nowhere() },
             ..Default::default()
         }));
     }
@@ -110,7 +111,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         filter_chains,
         default_filter_chain: is_raw_open(plan, plan.mtls).then(|| FilterChain {
             name: "plaintext".to_owned(),
-            filters: tcp(plan),
+            filters: tcp(plan, Reporter::DestinationOfPlaintext),
             ..Default::default()
         }),
         ..Default::default()
@@ -140,14 +141,18 @@ fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
         AuthorizationMode::Permissive | AuthorizationMode::Audit => anyone(),
         AuthorizationMode::Enforce => tls::downstream_from(tcp_callers(plan).into_iter(), &plan.trust_domain),
     };
+    let requests = |codec| {
+        let told = told_of_requests(&plan.telemetry, Reporter::Destination);
+        manager(codec, INBOUND, NOT_ALLOWED, told, plan.telemetry.tracing.as_ref())
+    };
     [
-        mesh("http-1", &ALPN_HTTP1, anyone(), manager(CodecType::Http1, INBOUND, NOT_ALLOWED, &plan.telemetry)),
-        mesh("http-2", &[ALPN_HTTP2], anyone(), manager(CodecType::Http2, INBOUND, NOT_ALLOWED, &plan.telemetry)),
-        mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan)),
+        mesh("http-1", &ALPN_HTTP1, anyone(), requests(CodecType::Http1)),
+        mesh("http-2", &[ALPN_HTTP2], anyone(), requests(CodecType::Http2)),
+        mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan, Reporter::Destination)),
         FilterChain {
             name: name("plaintext-http"),
             filter_chain_match: Some(chain_match("raw_buffer", &HTTP, port)),
-            filters: manager(CodecType::Auto, INBOUND_IN_CLEAR, NEEDS_MTLS, &in_clear(&plan.telemetry)),
+            filters: manager(CodecType::Auto, INBOUND_IN_CLEAR, NEEDS_MTLS, told_in_clear(plan), None),
             ..Default::default()
         },
     ]
@@ -161,9 +166,9 @@ fn tcp_callers(plan: &InboundPlan) -> BTreeSet<&SpiffeId> {
 }
 
 /// Raw TCP to the application, if that is allowed.
-fn tcp(plan: &InboundPlan) -> Vec<Filter> {
+fn tcp(plan: &InboundPlan, reporter: Reporter) -> Vec<Filter> {
     let mut proxy = tcp_proxy_config(INBOUND, INBOUND, None);
-    proxy.access_log = access_log::of_connections(plan.telemetry.access_log.as_ref(), Side::Inbound);
+    tell_of_connections(&mut proxy, &plan.telemetry, reporter);
     if plan.authorization == AuthorizationMode::Audit {
         denials::log_connections(&mut proxy);
     }
@@ -206,18 +211,19 @@ pub fn routes(plan: &InboundPlan) -> RouteConfiguration {
     to_the_application(INBOUND, rules, &plan.rates)
 }
 
-/// What is told of requests in clear, most of which are probes: of what went wrong, that it did. In every mode alike, so
-/// that connections stay where they are when it changes.
-fn in_clear(telemetry: &Telemetry) -> Telemetry {
+/// What is told of requests in clear, most of which are probes: those are not counted, and what went wrong is logged. In
+/// every mode alike, so that connections stay where they are when it changes.
+fn told_in_clear(plan: &InboundPlan) -> Vec<Logger> {
+    let Telemetry { tracing: _, access_log, metrics } = &plan.telemetry;
     let what_went_wrong = |log: AccessLog| AccessLog { mode: AccessLogMode::Errors, ..log };
-    Telemetry { tracing: None, access_log: telemetry.access_log.clone().map(what_went_wrong) }
+    let logged = access_log::of_requests(access_log.clone().map(what_went_wrong).as_ref(), Side::Inbound);
+    metrics::of_plaintext_requests(*metrics, &plan.probes).into_iter().chain(logged).collect()
 }
 
 /// A manager that asks for its routes by name.
-fn manager(codec: CodecType, routes: &str, denied: &str, telemetry: &Telemetry) -> Vec<Filter> {
+fn manager(codec: CodecType, routes: &str, denied: &str, told: Vec<Logger>, tracing: Option<&Tracing>) -> Vec<Filter> {
     // The rules are in the routes; what the statistics are called is decided here alone.
     let authorize = HttpRbac { shadow_rules_stat_prefix: AUDIT.to_owned(), ..Default::default() };
-    let told = access_log::of_requests(telemetry.access_log.as_ref(), Side::Inbound);
     let mut manager = HttpConnectionManager {
         codec_type: codec.into(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
@@ -231,10 +237,10 @@ fn manager(codec: CodecType, routes: &str, denied: &str, telemetry: &Telemetry) 
         // Authorisation and the application must see the same path.
         normalize_path: boolean(true),
         local_reply_config: Some(local_replies(denied)),
-        access_log: [denials::log_requests()].into_iter().chain(told).collect(),
+        access_log: told.into_iter().chain([denials::log_requests()]).collect(),
         ..connection_manager(INBOUND, vec![http_filter(HTTP_RBAC, authorize), traffic_policy::rate_filter(), router()])
     };
-    if let Some(tracing) = &telemetry.tracing {
+    if let Some(tracing) = tracing {
         tracing::trace(&mut manager, tracing);
     }
     vec![network_filter("envoy.filters.network.http_connection_manager", manager)]

@@ -25,6 +25,7 @@ mod in_clear;
 pub mod inbound;
 mod matching;
 mod message;
+mod metrics;
 pub mod names;
 pub mod outbound;
 mod rbac;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
@@ -43,18 +44,19 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as NetworkFilterState;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, OnDemand as TcpOnDemand,
+    ClusterSpecifier, OnDemand as TcpOnDemand, TcpAccessLogOptions,
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use ipnet::IpNet;
 
-use super::access_log::{self, Side};
+use super::access_log;
 use super::fault;
 use super::http;
 use super::message::{
     address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32,
 };
+use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
     SOURCE_FORMAT, SOURCE_HEADER,
@@ -161,7 +163,6 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
 }
 
-/// A TCP proxy to `PASSTHROUGH`, unless filter state names another cluster.
 /// Connections to this cluster, or to the one that filter state names, with what telemetry tells of them.
 pub(super) fn tcp_proxy(
     stat_prefix: &str,
@@ -170,8 +171,24 @@ pub(super) fn tcp_proxy(
     telemetry: &Telemetry,
 ) -> Filter {
     let mut proxy = tcp_proxy_config(stat_prefix, cluster, on_demand);
-    proxy.access_log = access_log::of_connections(telemetry.access_log.as_ref(), Side::Outbound);
+    tell_of_connections(&mut proxy, telemetry, Reporter::Source);
     network_filter("envoy.filters.network.tcp_proxy", proxy)
+}
+
+/// Has a TCP proxy tell what telemetry tells of its connections.
+pub(super) fn tell_of_connections(proxy: &mut TcpProxy, telemetry: &Telemetry, reporter: Reporter) {
+    let counted = metrics::of_connections(telemetry.metrics, reporter);
+    proxy.access_log_options = (!counted.is_empty())
+        .then(|| TcpAccessLogOptions { flush_access_log_on_connected: true, ..Default::default() });
+    let logged = access_log::of_connections(telemetry.access_log.as_ref(), reporter.side());
+    proxy.access_log = counted.into_iter().chain(logged).collect();
+}
+
+/// The loggers of a connection manager that tell what telemetry tells of its requests.
+pub(super) fn told_of_requests(telemetry: &Telemetry, reporter: Reporter) -> Vec<AccessLog> {
+    let counted = metrics::of_requests(telemetry.metrics, reporter);
+    let logged = access_log::of_requests(telemetry.access_log.as_ref(), reporter.side());
+    counted.into_iter().chain(logged).collect()
 }
 
 pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Option<TcpOnDemand>) -> TcpProxy {
@@ -210,7 +227,7 @@ fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Tel
 /// A connection manager whose routes know each request's destination by its header, with what telemetry tells of them.
 pub(super) fn by_destination(routes: &str, filters: Vec<HttpFilter>, telemetry: &Telemetry) -> HttpConnectionManager {
     let mut manager = HttpConnectionManager {
-        access_log: access_log::of_requests(telemetry.access_log.as_ref(), Side::Outbound),
+        access_log: told_of_requests(telemetry, Reporter::Source),
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
             HeaderMutation {

@@ -15,11 +15,8 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
 use crate::mesh::SpiffeId;
-use crate::mesh::object::{HttpMatch, Probe};
+use crate::mesh::object::{GRPC_HEALTH_CHECK, HttpMatch, Probe};
 use crate::policy::{Allow, AllowPolicy};
-
-/// The path of the gRPC health check that a `grpc` probe calls.
-const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// One named policy of the filter.
 pub(super) type Named = (String, Policy);

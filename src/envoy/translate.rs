@@ -19,6 +19,7 @@ mod tests;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use ipnet::IpNet;
 use prost::Message;
 
@@ -156,6 +157,15 @@ impl Translated {
     ) -> Resource {
         self.work.encoded += 1;
         Resource::new(kind, name, message.encode_to_vec().into(), origin)
+    }
+
+    /// A listener, and what older Envoys are given instead of one that they cannot load.
+    fn listener(&mut self, name: ResourceName, listener: &Listener, older: Option<Listener>) -> Resource {
+        let resource = self.encode(ResourceType::Listener, name, listener, None);
+        match older {
+            None => resource,
+            Some(older) => resource.for_older(older.encode_to_vec().into()),
+        }
     }
 
     fn put_encoded(&mut self, kind: ResourceType, name: ResourceName, bytes: Vec<u8>, origin: Option<ObjectRef>) {

@@ -15,6 +15,7 @@ use tonic::server::NamedService;
 
 use super::proto::inspection_server::InspectionServer;
 use super::proto::{ListDeliveriesRequest, ListDeliveriesResponse, ListHeldBackResponse};
+use super::scrape::TargetGroup;
 use super::service::InspectionService;
 use super::{Audit, Delivery, Graph, Mesh, Readiness, deliveries, graph};
 use crate::xds::status::Proxies;
@@ -46,12 +47,14 @@ impl Admin {
     pub fn router(self) -> Router {
         let Self { proxies, mesh, graph, delivery, audit, readiness, registry } = self;
         let (ledger, refused, edges) = (proxies.clone(), proxies.clone(), graph.clone());
+        let pods = mesh.clone();
         let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery, audit });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
         health(readiness)
             .route("/deliveries", get(list_deliveries).with_state(ledger))
             .route("/held-back", get(list_held_back).with_state(refused))
             .route("/graph", get(whole_graph).with_state(edges))
+            .route("/sd/prometheus", get(scrape_targets).with_state(pods))
             .route("/metrics", get(metrics).with_state(registry))
             .route_service(&service, inspection)
     }
@@ -93,6 +96,11 @@ async fn list_held_back(State(proxies): State<Arc<dyn Proxies>>) -> Json<ListHel
 
 async fn whole_graph(State(graph): State<Arc<dyn Graph>>) -> Json<graph::Document> {
     Json(graph::Document::from(graph::message(graph.edges(), "")))
+}
+
+/// Every sidecar's metrics (Prometheus, "HTTP service discovery").
+async fn scrape_targets(State(mesh): State<Arc<dyn Mesh>>) -> Json<Vec<TargetGroup>> {
+    Json(mesh.sidecars().into_iter().map(TargetGroup::from).collect())
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

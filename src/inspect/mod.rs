@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  xds::status::Proxies ─┐                      ┌─ /weft.inspect.v1.Inspection/…  (gRPC: `weft proxy status`)
-//!                        │                      ├─ /deliveries  /held-back  /graph  (JSON)
+//!                        │                      ├─ /deliveries  /held-back  /graph  /sd/prometheus  (JSON)
 //!  Mesh, Delivery, Graph ┼─▶ Admin::router() ───┼─ /healthz  /readyz
 //!  Readiness, Registry ──┘                      └─ /metrics
 //! ```
@@ -15,6 +15,7 @@ mod json;
 pub mod metrics;
 pub mod proto;
 pub mod readiness;
+mod scrape;
 mod service;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use crate::snapshot::ResourceName;
 
 pub use http::{Admin, health, serve};
 pub use readiness::Readiness;
+pub use scrape::Sidecar;
 
 /// Whoever knows the mesh's objects.
 pub trait Mesh: Send + Sync {
@@ -33,6 +35,9 @@ pub trait Mesh: Send + Sync {
 
     /// The workload that a pod belongs to; `None` if there is no such pod.
     fn workload(&self, pod: &PodKey) -> Option<WorkloadKey>;
+
+    /// The pods with a sidecar, ordered by key.
+    fn sidecars(&self) -> Vec<Sidecar>;
 }
 
 /// Whoever publishes snapshots and knows how far the streams have come.

@@ -5,6 +5,8 @@
 //!  Secret       ◀─▶ root_secret: what the mesh's root is           every replica; the holder puts it back
 //!  Lease        ◀─▶ lease: which replica is the holder             every replica
 //!  ConfigMaps   ◀── root_bundle: the root, for sidecars to trust   the holder
+//!  Secret, webhook configurations, CustomResourceDefinitions
+//!               ◀─▶ webhooks: their certificate, and who asks them the holder
 //! ```
 //!
 //! Whatever fails here is said with the verb and the resource, is tried again, and takes nothing from what sidecars have.
@@ -13,6 +15,7 @@ pub mod lease;
 pub mod root_bundle;
 pub mod root_secret;
 pub mod token_review;
+pub mod webhooks;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -147,7 +147,7 @@ impl RootSecret {
     ) {
         let mut seen = None;
         loop {
-            // Not within the call: what borrows from the channel would hold up who sends.
+            // Copied first: whoever changes it waits as long as it is borrowed, on this very thread.
             let holds = *holding.borrow();
             let found = self.look(authority, &mut seen, &mut kept, holds).await;
             report.report(&self.of, found.err());

@@ -1,12 +1,14 @@
 //! A sidecar's bootstrap configuration, from the templates in `envoy-bootstrap/`.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::mesh::id::{ProxyId, WorkloadKey};
 
 use super::intercept::SidecarSockets;
+use super::probes::{AskedProbe, Fragments};
 
-/// The control plane's DNS name, which its certificate must carry.
+/// The control plane's DNS name in the playground.
 pub const CONTROL_PLANE_NAME: &str = crate::control_plane::DNS_NAME;
 /// Where the control plane serves xDS.
 pub const XDS_PORT: u16 = 15010;
@@ -64,16 +66,35 @@ pub struct Bootstrap<'a> {
     pub workload: &'a WorkloadKey,
     /// Where the control plane is: an address or a DNS name.
     pub control_plane: &'a str,
+    /// Its DNS name, which its certificate must carry.
+    pub control_plane_name: &'a str,
     /// The form of xDS that it speaks.
     pub protocol: XdsProtocol,
     /// How interception recognises the sidecar's sockets.
     pub sockets: SidecarSockets,
-    /// The directory, as the sidecar sees it, that holds the rendered files, `token/token` and `root/root.pem`.
-    pub directory: &'a str,
+    /// Where its files are.
+    pub directories: Directories<'a>,
+    /// The pod's primary address, where it is known before the sidecar starts: Kubernetes tells it. An IPv6 address has
+    /// the health port listen by IPv6.
+    pub pod_ip: Option<IpAddr>,
+    /// Probes of the application that the sidecar asks. They need `pod_ip`.
+    pub probes: &'a [AskedProbe],
 }
 
-/// The files of a sidecar, as (name, text), to be written to [`Bootstrap::directory`]. Names of Kubernetes objects
-/// are DNS labels and subdomains, so that no value needs quoting in YAML.
+/// The directories of a sidecar's files, as it sees them. Those of the token and the root are swapped as the kubelet
+/// does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Directories<'a> {
+    /// Holds the rendered files.
+    pub files: &'a str,
+    /// Holds `token`.
+    pub token: &'a str,
+    /// Holds `root.pem`.
+    pub root: &'a str,
+}
+
+/// The files of a sidecar, as (name, text), to be written to [`Directories::files`]. Names of Kubernetes objects are
+/// DNS labels and subdomains, so that no value needs quoting in YAML.
 pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
     let WorkloadKey { namespace, name } = bootstrap.workload;
     // SOL_SOCKET (1), SO_MARK (36), on every upstream socket before it connects.
@@ -81,6 +102,8 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
         SidecarSockets::Uid(_) => "[]".to_owned(),
         SidecarSockets::Mark(mark) => format!("[{{level: 1, name: 36, int_value: {mark}, state: STATE_PREBIND}}]"),
     };
+    let ip = bootstrap.pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let probes = bootstrap.pod_ip.map(|ip| Fragments::of(bootstrap.probes, ip)).unwrap_or_default();
     let values = [
         ("${NODE_ID}", bootstrap.node.to_string()),
         ("${NODE_CLUSTER}", format!("{name}.{namespace}")),
@@ -88,8 +111,14 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
         ("${XDS_API_TYPE}", bootstrap.protocol.api_type().to_owned()),
         ("${XDS_ADDRESS}", bootstrap.control_plane.to_owned()),
         ("${XDS_PORT}", XDS_PORT.to_string()),
-        ("${XDS_NAME}", CONTROL_PLANE_NAME.to_owned()),
-        ("${DIR}", bootstrap.directory.to_owned()),
+        ("${XDS_NAME}", bootstrap.control_plane_name.to_owned()),
+        ("${FILES}", bootstrap.directories.files.to_owned()),
+        ("${TOKEN}", bootstrap.directories.token.to_owned()),
+        ("${ROOT}", bootstrap.directories.root.to_owned()),
+        ("${HEALTH_ADDRESS}", if ip.is_ipv4() { "0.0.0.0" } else { "::" }.to_owned()),
+        ("${PROBE_ROUTES}", probes.routes),
+        ("${PROBE_FILTERS}", probes.filters),
+        ("${PROBE_CLUSTERS}", probes.clusters),
     ];
     let fill = |template: &str| values.iter().fold(template.to_owned(), |text, (key, value)| text.replace(key, value));
     [("bootstrap.yaml", fill(SIDECAR)), ("sds-token.yaml", fill(TOKEN)), ("sds-root.yaml", fill(ROOT))]
@@ -116,9 +145,12 @@ mod tests {
                 node: &node,
                 workload: &workload,
                 control_plane: "10.244.0.1",
+                control_plane_name: CONTROL_PLANE_NAME,
                 protocol: XdsProtocol::Delta,
                 sockets,
-                directory: "/run/weft/proxy",
+                directories: Directories { files: "/run/weft/proxy", token: "/run/weft/token", root: "/run/weft/root" },
+                pod_ip: None,
+                probes: &[],
             };
             for (name, text) in render(&bootstrap) {
                 let filled: String = text.lines().filter(|line| !line.starts_with('#')).collect();

@@ -24,6 +24,7 @@ pub mod namespaces;
 pub mod node;
 pub mod outer;
 pub mod playground;
+pub mod probes;
 pub mod tools;
 
 mod admin;

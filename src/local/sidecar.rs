@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::bootstrap::{self, Bootstrap, XdsProtocol};
+use super::bootstrap::{self, Bootstrap, Directories, XdsProtocol};
 pub(crate) use super::cluster::SIDECAR as CONTAINER;
 use super::intercept::{SIDECAR_UID, SidecarSockets};
 use super::node::NODE_IP;
@@ -33,6 +33,8 @@ use crate::mesh::id::ProxyId;
 
 /// The directory, as the sidecar sees it.
 const SEEN_AS: &str = "/run/weft/proxy";
+const TOKEN: &str = "/run/weft/proxy/token";
+const ROOT: &str = "/run/weft/proxy/root";
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 /// Between two looks at readiness or at draining.
@@ -73,9 +75,12 @@ impl Sidecar {
             node: &ProxyId(spec.key.clone()),
             workload: &spec.workload,
             control_plane: &NODE_IP.to_string(),
+            control_plane_name: bootstrap::CONTROL_PLANE_NAME,
             protocol,
             sockets: SidecarSockets::from(self.machine.setup.privilege),
-            directory: SEEN_AS,
+            directories: Directories { files: SEEN_AS, token: TOKEN, root: ROOT },
+            pod_ip: None,
+            probes: &[],
         };
         for (name, text) in bootstrap::render(&bootstrap) {
             self.write_file(&self.directory.join(name), text.as_bytes())?;
@@ -165,6 +170,20 @@ impl Sidecar {
         }
     }
 
+    /// Who it is: for the faults that it is to suffer (`envoy::fault`), the labels of its metrics (`envoy::metrics`) and its
+    /// spans (`envoy::tracing`).
+    fn environment(&self) -> Vec<(String, String)> {
+        let spec = &self.pod.spec;
+        let version = spec.version.clone().map(|version| ("WEFT_VERSION", version));
+        let names = [
+            (SERVICE_ACCOUNT_VARIABLE, spec.account.to_string()),
+            ("WEFT_NAMESPACE", spec.key.namespace.to_string()),
+            ("WEFT_WORKLOAD", spec.workload.name.to_string()),
+        ];
+        let names = names.into_iter().chain(version).map(|(name, value)| (name.to_owned(), value));
+        names.chain([bootstrap::environment(&ProxyId(spec.key.clone()), &spec.workload)]).collect()
+    }
+
     /// The Envoy process.
     pub(crate) fn process(&self) -> Process {
         let level = self.pod.spec.annotations.get("weft.dev/proxy-log-level").map_or("warning", String::as_str);
@@ -175,10 +194,7 @@ impl Sidecar {
         let drain_time = drain_time.iter().flat_map(|seconds| ["--drain-time-s", seconds]);
         Process {
             argv: argv.into_iter().chain(drain_time).map(str::to_owned).collect(),
-            env: vec![
-                (SERVICE_ACCOUNT_VARIABLE.to_owned(), self.pod.spec.account.to_string()),
-                bootstrap::environment(&ProxyId(self.pod.spec.key.clone()), &self.pod.spec.workload),
-            ],
+            env: self.environment(),
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
                 Privilege::Root => Rights::SidecarUser(SIDECAR_UID),

@@ -112,6 +112,16 @@ pub enum AuthorizationMode {
     Enforce,
 }
 
+/// What sidecars count of the calls that they carry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum MetricsMode {
+    /// Golden metrics: with both ends of each call.
+    #[default]
+    Full,
+    /// What Envoy counts by itself.
+    Basic,
+}
+
 /// A Pod with an IP address. A Pod without one, or one that has finished, is no [`Object`] (the source deletes it).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
@@ -156,6 +166,19 @@ pub struct PodMtls {
     pub ports: BTreeMap<u16, MtlsMode>,
 }
 
+impl Pod {
+    /// The version that its labels state: `version`, else `app.kubernetes.io/version`.
+    pub fn version(&self) -> Option<&str> {
+        version(&self.labels)
+    }
+}
+
+/// The version that a pod's labels state.
+pub fn version(labels: &Labels) -> Option<&str> {
+    let label = |name: &str| labels.get(name).filter(|value| !value.is_empty());
+    label("version").or_else(|| label("app.kubernetes.io/version")).map(String::as_str)
+}
+
 /// One entry of `spec.containers[].ports`, protocol TCP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContainerPort {
@@ -175,6 +198,20 @@ pub enum Probe {
     /// `grpc`.
     Grpc(u16),
 }
+
+impl Probe {
+    /// The path of the request that it makes; `None` if it makes none.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Http(_, path) => Some(path),
+            Self::Tcp(_) => None,
+            Self::Grpc(_) => Some(GRPC_HEALTH_CHECK),
+        }
+    }
+}
+
+/// The path of the gRPC health check that a `grpc` probe calls.
+pub const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// A Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -385,6 +422,8 @@ pub struct MeshConfig {
     pub authorization: AuthorizationMode,
     /// `spec.discovery.mode`.
     pub discovery: DiscoveryMode,
+    /// `spec.metrics.mode`.
+    pub metrics: MetricsMode,
     /// `spec.egress.mode`.
     pub egress: EgressMode,
     /// `spec.network.ranges`: the pod and Service ranges; destinations outside them pass through.
@@ -412,6 +451,7 @@ impl Default for MeshConfig {
             mtls: MtlsMode::default(),
             authorization: AuthorizationMode::default(),
             discovery: DiscoveryMode::default(),
+            metrics: MetricsMode::default(),
             egress: EgressMode::default(),
             ranges: vec![
                 IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12)),

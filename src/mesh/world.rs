@@ -510,7 +510,7 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         ips,
         labels,
         account,
-        workload: _,
+        workload,
         meshed,
         ports,
         probes: _,
@@ -521,8 +521,9 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         access_log: _,
         mtls: _,
     } = old;
-    (ips, labels, account, meshed, ports, host_network, terminating)
-        == (&new.ips, &new.labels, &new.account, &new.meshed, &new.ports, &new.host_network, &new.terminating)
+    (ips, labels, account, workload, meshed, ports)
+        == (&new.ips, &new.labels, &new.account, &new.workload, &new.meshed, &new.ports)
+        && (host_network, terminating) == (&new.host_network, &new.terminating)
 }
 
 #[cfg(test)]

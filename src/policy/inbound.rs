@@ -40,6 +40,13 @@ pub struct InboundPlan {
     pub rates: BTreeMap<u16, (Traffic, RateLimit)>,
 }
 
+impl InboundPlan {
+    /// The same, for Envoys that cannot load what it comes to; `None` where they can.
+    pub fn for_older(&self) -> Option<Self> {
+        self.telemetry.for_older().map(|telemetry| Self { telemetry, ..self.clone() })
+    }
+}
+
 /// What a rate limit counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Traffic {

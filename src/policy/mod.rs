@@ -21,5 +21,5 @@ pub mod upstream;
 pub use egress::EgressPlan;
 pub use fault::FaultPlan;
 pub use inbound::{Allow, AllowPolicy, InboundPlan, Traffic};
-pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan};
+pub use outbound::{Backend, EndpointPlan, PortPlan, RoutedSplit, ServicePlan, Workload};
 pub use telemetry::Telemetry;

@@ -69,6 +69,24 @@ pub struct EndpointPlan {
     pub address: SocketAddr,
     /// The identity that it proves over mTLS; `None` when it has no sidecar and is called in clear.
     pub identity: Option<SpiffeId>,
+    /// What it is an instance of; `None` when it is no pod.
+    pub workload: Option<Workload>,
+}
+
+/// What a pod is an instance of, as metrics name it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Workload {
+    /// The workload's name, in the pod's namespace.
+    pub name: Arc<str>,
+    /// Its version, if its labels state one.
+    pub version: Option<Arc<str>>,
+}
+
+impl Workload {
+    /// That of a pod.
+    pub fn of(pod: &Pod) -> Self {
+        Self { name: pod.workload.name.clone(), version: pod.version().map(Arc::from) }
+    }
 }
 
 /// A TrafficSplit with `matches`.
@@ -242,7 +260,7 @@ fn endpoints(world: &World, service: &Service, port: &ServicePort) -> Vec<Endpoi
 }
 
 fn endpoint_plan(world: &World, address: SocketAddr, pod: Option<&Pod>) -> EndpointPlan {
-    EndpointPlan { address, identity: pod.and_then(|pod| identity(world, pod)) }
+    EndpointPlan { address, identity: pod.and_then(|pod| identity(world, pod)), workload: pod.map(Workload::of) }
 }
 
 /// The identity that a pod proves, or `None` if no sidecar stands before it.

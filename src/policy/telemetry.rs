@@ -1,8 +1,8 @@
 //! What a sidecar tells of the traffic that it carries: the mesh's settings, as its namespace and its pod override them.
 
 use crate::mesh::World;
-use crate::mesh::object::{MeshConfig, Pod};
-use crate::mesh::telemetry::{AccessLog, AccessLogMode, Tracing};
+use crate::mesh::object::{MeshConfig, MetricsMode, Pod};
+use crate::mesh::telemetry::{AccessLog, AccessLogMode, LogOutput, SpanNames, Tracing};
 
 /// Nothing is off by a flag: what is not there is not told.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -11,11 +11,28 @@ pub struct Telemetry {
     pub tracing: Option<Tracing>,
     /// What is logged; its mode is not `Off`.
     pub access_log: Option<AccessLog>,
+    /// What is counted.
+    pub metrics: MetricsMode,
+}
+
+impl Telemetry {
+    /// What older Envoys can tell instead; `None` if they can tell all of it. They know neither the stats logger nor
+    /// names for spans, nor the form of OTLP logs that newer ones want: what would go there goes to their output.
+    pub fn for_older(&self) -> Option<Self> {
+        let access_log = self.access_log.clone().map(|log| AccessLog { output: LogOutput::Stdout, ..log });
+        let tracing = self.tracing.clone().map(|tracing| Tracing { spans: SpanNames::OfEnvoy, ..tracing });
+        let older = Self { metrics: MetricsMode::Basic, access_log, tracing };
+        (older != *self).then_some(older)
+    }
 }
 
 /// What a sidecar tells that nothing is said of in particular.
 pub fn of_mesh(config: &MeshConfig) -> Telemetry {
-    Telemetry { tracing: config.tracing.clone(), access_log: logged(config.access_log.clone()) }
+    Telemetry {
+        tracing: config.tracing.clone(),
+        access_log: logged(config.access_log.clone()),
+        metrics: config.metrics,
+    }
 }
 
 /// What the sidecar of this pod tells. The annotation of the pod counts before that of its namespace.
@@ -28,6 +45,7 @@ pub fn of_pod(world: &World, pod: &Pod) -> Telemetry {
     Telemetry {
         tracing: tracing.map(|tracing| Tracing { sampling: sampling.unwrap_or(tracing.sampling), ..tracing }),
         access_log: logged(AccessLog { mode: mode.unwrap_or(log.mode), ..log }),
+        metrics: config.metrics,
     }
 }
 
@@ -49,7 +67,19 @@ mod tests {
             provider: TraceProvider::OtlpGrpc(collector),
             sampling: "1".parse().expect("a share"),
             tags: Vec::new(),
+            spans: SpanNames::OfRequests,
         }
+    }
+
+    #[test]
+    fn an_older_envoy_logs_to_its_output_what_a_newer_one_sends() {
+        let output = LogOutput::OtlpGrpc("otel.observability:4317".parse().expect("a collector"));
+        let sent = AccessLog { mode: AccessLogMode::Errors, output, ..AccessLog::default() };
+        let basic = Telemetry { metrics: MetricsMode::Basic, ..Telemetry::default() };
+        let newer = Telemetry { access_log: Some(sent.clone()), ..basic.clone() };
+        let printed = Some(AccessLog { output: LogOutput::Stdout, ..sent });
+        assert_eq!(newer.for_older(), Some(Telemetry { access_log: printed, ..basic.clone() }));
+        assert_eq!(basic.for_older(), None, "the same for both");
     }
 
     #[test]
@@ -73,7 +103,7 @@ mod tests {
         let dirty = world.apply(Event::Apply(Object::Namespace(shop)));
         assert_eq!(dirty.pods.len(), 2, "the pods of the namespace");
         let seen = |world: &World, pod: &str| {
-            let Telemetry { tracing, access_log } = of_pod(world, world.pod(&pod_key(pod)).expect("a pod"));
+            let Telemetry { tracing, access_log, .. } = of_pod(world, world.pod(&pod_key(pod)).expect("a pod"));
             format!("{:?} {:?}", tracing.map(|tracing| tracing.sampling), access_log.map(|log| log.mode))
         };
         let all = |world: &World| ["other/web-1", "shop/web-1", "shop/silent-1"].map(|pod| seen(world, pod));

@@ -11,7 +11,7 @@ mod resource;
 mod table;
 mod view;
 
-pub use resource::{Resource, ResourceName, ResourceType, Version};
+pub use resource::{Generation, Resource, ResourceName, ResourceType, Version};
 pub use table::{Seen, Snapshot};
 pub use view::{Change, Fallback, Hosts, Pushed, View};
 

@@ -125,6 +125,16 @@ impl fmt::Debug for Version {
     }
 }
 
+/// The Envoys among which [`Resource::body_for`] distinguishes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Generation {
+    /// It loads everything that Weft generates.
+    #[default]
+    Current,
+    /// It has no stats access logger, or not in its present form.
+    Older,
+}
+
 /// One resource, encoded once.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -132,10 +142,12 @@ pub struct Resource {
     pub kind: ResourceType,
     /// Its name.
     pub name: ResourceName,
-    /// The hash of `body`.
+    /// The hash of `body`, and of `older`.
     pub version: Version,
     /// The encoded message of the type that `kind` names (the `value` of its `google.protobuf.Any`).
     pub body: Bytes,
+    /// What older Envoys are sent instead, where they could not load `body`.
+    pub older: Option<Bytes>,
     /// The object that it was made for, which hears of a refusal.
     pub origin: Option<ObjectRef>,
     /// Of a cluster with endpoints by EDS, their name: they have to follow it.
@@ -146,7 +158,24 @@ impl Resource {
     /// A resource with the version that its `body` gives it.
     pub fn new(kind: ResourceType, name: impl Into<ResourceName>, body: Bytes, origin: Option<ObjectRef>) -> Self {
         let version = Version(xxhash_rust::xxh3::xxh3_64(&body));
-        Self { kind, name: name.into(), version, body, origin, endpoints: None }
+        Self { kind, name: name.into(), version, body, older: None, origin, endpoints: None }
+    }
+
+    /// The same, with another body for older Envoys. Both have one version: which of them a proxy is sent does not change
+    /// as long as it runs.
+    pub fn for_older(self, body: Bytes) -> Self {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(&self.version.to_le_bytes());
+        hash.update(&body);
+        Self { version: Version(hash.digest()), older: Some(body), ..self }
+    }
+
+    /// What a proxy of this generation is sent.
+    pub fn body_for(&self, generation: Generation) -> &Bytes {
+        match (generation, &self.older) {
+            (Generation::Older, Some(older)) => older,
+            _ => &self.body,
+        }
     }
 
     /// The same, for a cluster whose endpoints are the resource of this name.
@@ -158,7 +187,7 @@ impl Resource {
 /// Without the body: that of a Secret holds a private key.
 impl fmt::Debug for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, name, version, body, origin, endpoints: _ } = self;
+        let Self { kind, name, version, body, older: _, origin, endpoints: _ } = self;
         write!(f, "{kind:?} {name}@{version} ({} bytes)", body.len())?;
         origin.iter().try_for_each(|origin| write!(f, " of {origin}"))
     }

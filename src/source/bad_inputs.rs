@@ -607,6 +607,13 @@ const CONFIG: &[Case] = &[
         "`lazy` is not a mode",
         "`OnDemand`, `Eager`",
     ),
+    error(
+        config!("spec:\n  metrics:\n    mode: some\n"),
+        6,
+        "spec.metrics.mode",
+        "`some` is not a mode",
+        "`Full`, `Basic`",
+    ),
     error(config!("spec:\n  trustDomain: Weft!\n"), 5, "spec.trustDomain", "not a trust domain", "lower-case"),
     error(
         config!("spec:\n  network:\n    ranges:\n    - 10.0.0.0/8\n    - 10.0.0.0/40\n"),

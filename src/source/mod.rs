@@ -9,14 +9,16 @@
 //! Nothing is told before everything has been read once ([`Event::Synced`]). A document that cannot be used is
 //! reported ([`Event::Rejected`]) and changes nothing: the last good version of its object stays.
 
+pub mod admission;
 pub mod convert;
+pub mod crds;
 pub mod directory;
 mod document;
 pub mod kube;
 pub mod manifest;
 
 pub mod versions;
-mod yaml;
+pub(crate) mod yaml;
 
 #[cfg(test)]
 mod bad_inputs;

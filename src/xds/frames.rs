@@ -137,9 +137,9 @@ impl Kept {
 /// Streams that begin alike share the list of what they are sent; others' resources are compared by their pointers
 /// first, which costs a few nanoseconds each.
 fn is_same(one: &Response, other: &Response) -> bool {
-    let Response { type_url, nonce, number, resources, removed } = one;
+    let Response { type_url, nonce, number, generation, resources, removed } = one;
     let resources = || Arc::ptr_eq(resources, &other.resources) || *resources == other.resources;
-    *number == other.number
+    (*number, *generation) == (other.number, other.generation)
         && *type_url == other.type_url
         && *nonce == other.nonce
         && *removed == other.removed
@@ -155,7 +155,7 @@ fn may_share(response: &Response) -> bool {
 
 fn place(protocol: Protocol, response: &Response) -> u64 {
     let mut hash = Xxh3::new();
-    hash.update(&[protocol as u8]);
+    hash.update(&[protocol as u8, response.generation as u8]);
     hash.update(&response.number.to_le_bytes());
     hash.update(response.type_url.as_bytes());
     hash.update(response.nonce.as_bytes());
@@ -171,7 +171,7 @@ fn place(protocol: Protocol, response: &Response) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Resource, ResourceType::*};
+    use crate::snapshot::{Generation, Resource, ResourceType::*};
     use crate::xds::testing::resource;
 
     fn response(kind: ResourceType, nonce: &str, resources: &[Arc<Resource>]) -> Response {
@@ -179,6 +179,7 @@ mod tests {
             type_url: kind.type_url().into(),
             nonce: nonce.into(),
             number: 7,
+            generation: Generation::Current,
             resources: resources.into(),
             removed: vec![],
         }
@@ -204,11 +205,15 @@ mod tests {
             frames.frame(Protocol::Delta, response(Endpoints, "7", &[resource(Endpoints, "a", 1)])),
             frames.frame(
                 Protocol::Delta,
+                Response { generation: Generation::Older, ..response(Cluster, "7", &[a.clone(), b.clone()]) },
+            ),
+            frames.frame(
+                Protocol::Delta,
                 Response { removed: vec!["c".into()], ..response(Cluster, "7", &[a.clone(), b.clone()]) },
             ),
         ];
         assert!(others.iter().all(|other| !same(&first, other)));
-        assert_eq!(frames.counts(), (7, 1));
+        assert_eq!(frames.counts(), (8, 1));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use super::requests::Requests;
 use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
 use super::subscription::SubscriptionError;
+use crate::snapshot::Generation;
 
 /// Requests that are taken before the next response is made, so that only the newest of a type is answered (rule 35).
 const BATCH: usize = 64;
@@ -112,7 +113,7 @@ pub(crate) async fn serve<R: Request + Message + Default>(
     };
     let secrets = shared.secrets.clone();
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
-    let session = session.sharing(shared.names.clone(), shared.beginnings.clone());
+    let session = session.sharing(shared.names.clone(), shared.beginnings.clone()).of_generation(generation(node));
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
     let ended = run(&shared, &session, registration, &place, first, requests, responses).await;
@@ -240,6 +241,25 @@ fn version(node: &Node) -> String {
     }
 }
 
+/// The stats access logger in its present form came with this release: `stats_scope`, which limits it.
+const STATS_LOGGER: (&str, (u32, u32)) = ("envoy.access_loggers.stats", (1, 39));
+
+/// What the proxy can load, by what it says of itself.
+fn generation(node: &Node) -> Generation {
+    let (extension, since) = STATS_LOGGER;
+    let release = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            build.version.as_ref().map(|version| (version.major_number, version.minor_number))
+        }
+        _ => None,
+    };
+    let has_it = node.extensions.iter().any(|listed| listed.name == extension && !listed.disabled);
+    match has_it && release.is_some_and(|release| release >= since) {
+        true => Generation::Current,
+        false => Generation::Older,
+    }
+}
+
 fn draining() -> Status {
     Status::unavailable("this control plane is shutting down; connect again")
 }
@@ -260,6 +280,9 @@ fn refuse_request(error: RequestError) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::config::core::v3::{BuildVersion, Extension};
+    use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
+
     use super::*;
     use crate::mesh::ProxyId;
     use crate::snapshot::ResourceType::Cluster;
@@ -329,6 +352,31 @@ mod tests {
 
         fn is_woken(&self) -> bool {
             self.registration.woken().now_or_never().is_some()
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_list_the_stats_logger_is_of_an_older_generation() {
+        let node = |release: Option<(u32, u32)>, extension: &str, disabled| Node {
+            user_agent_version_type: release.map(|(major_number, minor_number)| {
+                UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
+                    version: Some(SemanticVersion { major_number, minor_number, patch: 0 }),
+                    ..Default::default()
+                })
+            }),
+            extensions: vec![Extension { name: extension.to_owned(), disabled, ..Default::default() }],
+            ..Default::default()
+        };
+        let logger = "envoy.access_loggers.stats";
+        assert_eq!(generation(&node(Some((1, 40)), logger, false)), Generation::Current);
+        for older in [
+            node(Some((1, 38)), logger, false), // it cannot limit it
+            node(Some((1, 40)), "envoy.access_loggers.file", false),
+            node(Some((1, 40)), logger, true),
+            node(None, logger, false),
+            Node::default(),
+        ] {
+            assert_eq!(generation(&older), Generation::Older, "{older:?}");
         }
     }
 

@@ -62,7 +62,7 @@ pub(crate) fn encode(protocol: Protocol, response: &Response) -> Bytes {
         Protocol::Delta => {
             let resources = response.resources.iter().map(|resource| DeltaResource {
                 version: resource.version.to_string(),
-                resource: Some(any(&resource.body)),
+                resource: Some(any(resource.body_for(response.generation))),
                 name: resource.name.to_string(),
             });
             framed(&DeltaDiscoveryResponse {
@@ -75,7 +75,7 @@ pub(crate) fn encode(protocol: Protocol, response: &Response) -> Bytes {
         }
         Protocol::StateOfTheWorld => framed(&DiscoveryResponse {
             version_info: response.number.to_string(),
-            resources: response.resources.iter().map(|resource| any(&resource.body)).collect(),
+            resources: response.resources.iter().map(|resource| any(resource.body_for(response.generation))).collect(),
             nonce: response.nonce.clone(),
             type_url: type_url.to_owned(),
         }),
@@ -95,16 +95,27 @@ fn framed(message: &impl Message) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use envoy_types::pb::envoy::service::discovery::v3 as envoy;
 
     use super::*;
     use crate::snapshot::ResourceType::{Cluster, Route};
+    use crate::snapshot::{Generation, Resource};
     use crate::xds::testing::resource;
 
     fn response(content: u8) -> Response {
         let resources = vec![resource(Cluster, "a", content), resource(Cluster, "b", 1)];
         let type_url = Cluster.type_url().into();
-        Response { type_url, nonce: "7.1".into(), number: 7, resources: resources.into(), removed: vec!["gone".into()] }
+        let removed = vec!["gone".into()];
+        Response {
+            type_url,
+            nonce: "7.1".into(),
+            number: 7,
+            generation: Generation::Current,
+            resources: resources.into(),
+            removed,
+        }
     }
 
     fn delta(content: u8) -> envoy::DeltaDiscoveryResponse {
@@ -131,6 +142,21 @@ mod tests {
         assert_ne!(one[0], two[0]);
         assert_eq!(one[1], two[1]);
         assert_eq!(resource(Cluster, "a", 1).version, resource(Route, "b", 1).version, "the content alone decides");
+    }
+
+    #[test]
+    fn an_older_envoy_is_sent_what_it_can_load_under_the_same_version() {
+        let new = Resource::new(Cluster, "a", Bytes::from_static(b"new"), None);
+        let both = Arc::new(new.clone().for_older(Bytes::from_static(b"old")));
+        assert_ne!(both.version, new.version);
+        for (generation, body) in [(Generation::Current, "new"), (Generation::Older, "old")] {
+            let response = Response { generation, resources: [both.clone()].into(), ..response(1) };
+            let frame = encode(Protocol::Delta, &response);
+            let delta: envoy::DeltaDiscoveryResponse = Message::decode(&frame[PREFIX..]).expect("Envoy's message");
+            let sent = &delta.resources[0];
+            assert_eq!(sent.version, both.version.to_string());
+            assert_eq!(sent.resource.as_ref().map(|any| &*any.value), Some(body.as_bytes()));
+        }
     }
 
     #[test]

@@ -60,15 +60,17 @@ pub(crate) fn readable(resource: &Resource) -> serde_json::Value {
     json
 }
 
-/// Orders the entries of the maps of match trees and of RBAC, which decoding has in a random order.
+/// The maps whose entries are several: they are read in any order.
 fn sort_maps(json: &mut serde_json::Value) {
     match json {
         serde_json::Value::Object(fields) => {
-            for (name, value) in fields {
-                sort_maps(value);
-                if let ("map" | "policies", serde_json::Value::Object(entries)) = (name.as_str(), value) {
-                    entries.sort_keys();
+            for (name, field) in fields {
+                match (name.as_str(), &mut *field) {
+                    ("filter_metadata", _) => field.sort_all_objects(),
+                    ("map" | "policies", serde_json::Value::Object(entries)) => entries.sort_keys(),
+                    _ => {}
                 }
+                sort_maps(field);
             }
         }
         serde_json::Value::Array(items) => items.iter_mut().for_each(sort_maps),
@@ -122,6 +124,16 @@ pub(crate) fn envoy() -> PathBuf {
     let installed = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/envoy/default/envoy");
     let path = std::env::var_os("WEFT_ENVOY").map_or_else(installed, PathBuf::from);
     assert!(path.exists(), "there is no Envoy at {}: run `make setup`, or set WEFT_ENVOY", path.display());
+    path
+}
+
+/// The oldest stock Envoy of envoy-bootstrap/VERSIONS, as `make setup-all` installed it.
+pub(crate) fn oldest_envoy() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let versions = std::fs::read_to_string(root.join("envoy-bootstrap/VERSIONS")).expect("envoy-bootstrap/VERSIONS");
+    let version = versions.lines().find_map(|line| line.strip_prefix("oldest ")).expect("the oldest");
+    let path = root.join("target/envoy").join(version.trim()).join("envoy");
+    assert!(path.exists(), "there is no Envoy at {}: run `make setup-all`", path.display());
     path
 }
 

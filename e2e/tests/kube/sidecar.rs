@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::json;
-use weft::local::bootstrap::{self, Bootstrap, XdsProtocol};
+use weft::local::bootstrap::{self, Bootstrap, Directories, XdsProtocol};
 use weft::local::intercept::SidecarSockets;
 use weft::mesh::{PodKey, ProxyId, WorkloadKey};
 use weft_e2e::kube::{Kubernetes, Process, Replica, endpoint_slice, free_port, http, meshed_pod, namespace, service};
@@ -146,13 +146,17 @@ impl Sidecar {
         )?;
         mounted(&directory.join("root"), "root.pem", &root_of(kubernetes, "shop")?)?;
         let seen_as = directory.display().to_string();
+        let (token, root) = (format!("{seen_as}/token"), format!("{seen_as}/root"));
         let bootstrap = Bootstrap {
             node: &ProxyId(PodKey::new("shop", "cart-1")),
             workload: &WorkloadKey::new("shop", "cart"),
             control_plane: "127.0.0.1",
+            control_plane_name: bootstrap::CONTROL_PLANE_NAME,
             protocol: XdsProtocol::Delta,
             sockets: SidecarSockets::Uid(1337),
-            directory: &seen_as,
+            directories: Directories { files: &seen_as, token: &token, root: &root },
+            pod_ip: None,
+            probes: &[],
         };
         let (admin, health) = (free_port()?, free_port()?);
         for (name, text) in bootstrap::render(&bootstrap) {

@@ -92,7 +92,8 @@ impl Egress {
 
     fn listener(&self, Wanted { plan, telemetry }: &Wanted, out: &mut Translated) -> Resource {
         let OfMesh { ranges, tcp, parsed } = &self.mesh;
-        let listener = egress::listener(ranges, tcp, parsed, plan, telemetry);
-        out.encode(ResourceType::Listener, names::OUTBOUND.into(), &listener, None)
+        let listener = |telemetry: &Telemetry| egress::listener(ranges, tcp, parsed, plan, telemetry);
+        let older = telemetry.for_older().map(|telemetry| listener(&telemetry));
+        out.listener(names::OUTBOUND.into(), &listener(telemetry), older)
     }
 }

@@ -11,7 +11,7 @@ use crate::envoy::names;
 use crate::envoy::outbound::{self, TcpPorts};
 use crate::mesh::PodKey;
 use crate::policy::Telemetry;
-use crate::snapshot::{Resource, ResourceType};
+use crate::snapshot::Resource;
 
 /// What the listener depends on, and what has been made of it.
 #[derive(Debug, Default)]
@@ -87,8 +87,9 @@ impl Outbound {
     }
 
     fn listener(&self, telemetry: &Telemetry, out: &mut Translated) -> Arc<Resource> {
-        let listener = outbound::listener(&self.ranges, &self.tcp, telemetry);
-        Arc::new(out.encode(ResourceType::Listener, names::OUTBOUND.into(), &listener, None))
+        let listener = |telemetry: &Telemetry| outbound::listener(&self.ranges, &self.tcp, telemetry);
+        let older = telemetry.for_older().map(|telemetry| listener(&telemetry));
+        Arc::new(out.listener(names::OUTBOUND.into(), &listener(telemetry), older))
     }
 }
 

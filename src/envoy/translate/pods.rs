@@ -141,7 +141,11 @@ impl Pods {
             }
         }
         let Some(pod) = pod else { return changed };
-        let address = PodAddress { key: key.clone(), identity: policy::outbound::identity(world, pod) };
+        let address = PodAddress {
+            key: key.clone(),
+            identity: policy::outbound::identity(world, pod),
+            workload: policy::Workload::of(pod),
+        };
         for ip in &ips {
             if self.addresses.get(ip) != Some(&address) {
                 self.addresses.insert(*ip, address.clone());
@@ -209,7 +213,11 @@ impl Pods {
         let plan = self.inbound.get_key_value(&plan).map_or_else(|| Arc::new(plan), |(known, _)| known.clone());
         let inbound = self.inbound.entry(plan.clone()).or_insert_with(|| Inbound {
             resources: [
-                out.encode(ResourceType::Listener, names::INBOUND.into(), &inbound::listener(&plan), None),
+                out.listener(
+                    names::INBOUND.into(),
+                    &inbound::listener(&plan),
+                    plan.for_older().map(|older| inbound::listener(&older)),
+                ),
                 out.encode(ResourceType::Route, names::INBOUND.into(), &inbound::routes(&plan), None),
                 out.encode(ResourceType::Route, names::INBOUND_IN_CLEAR.into(), &in_clear::routes(&plan), None),
             ],

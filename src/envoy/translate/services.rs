@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::findings::Findings;
 use super::{Translated, service_ref};
-use crate::envoy::{cluster, names, route};
+use crate::envoy::{cluster, metrics, names, route};
 use crate::mesh::object::ConnectionSettings;
 use crate::mesh::{ServiceKey, SpiffeId, TrustDomain, World};
 use crate::policy::{self, Backend, PortPlan, ServicePlan};
@@ -124,7 +124,7 @@ fn publish(
         let Some(service) = after.map(|plan| &plan.key) else { continue };
         let last = old.iter().find(|old| same_service && old.name == part.name);
         if last.is_none_or(|last| (&last.identities, last.settings) != (&part.identities, part.settings)) {
-            let message = cluster::service(
+            let mut message = cluster::service(
                 part.name.as_str(),
                 part.endpoints.as_str(),
                 names::stat_name(service, address.port()) + &part.suffix,
@@ -133,6 +133,7 @@ fn publish(
                 trust_domain,
                 part.settings,
             );
+            message.metadata = metrics::of_service(service, address.port());
             let origin = Some(service_ref(service));
             let resource = out.encode(ResourceType::Cluster, part.name.clone(), &message, origin);
             out.changes.push(Change::Put(Arc::new(resource.with_endpoints(part.endpoints.clone()))));

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{Change, Dirty, ResourceName, Translator, World, names};
 use crate::mesh::fixture::*;
-use crate::mesh::object::{Object, Pod as MeshPod, Protocol, Service};
+use crate::mesh::object::{MeshConfig, MetricsMode, Object, Pod as MeshPod, Protocol, Service};
 use crate::mesh::{Event, WorkloadKey};
-use crate::snapshot::{Fallback as _, Pushed};
+use crate::snapshot::{Fallback as _, Pushed, ResourceType};
 use crate::warm::{Moment, WarmSets};
 
 struct Mesh {
@@ -286,6 +286,37 @@ fn a_restart_gives_nothing_to_pods_that_run_and_everything_to_those_that_are_abo
     mesh.translator.learned(learned(&[("web", "cart.shop:80")]));
     mesh.translator.translate(&mesh.world, &dirty);
     assert_eq!((pushed(&mesh, "shop/web-1"), pushed(&mesh, "shop/web-2")), (vec![], vec!["10.96.0.5:80".to_owned()]));
+}
+
+#[test]
+fn golden_metrics_are_in_the_listeners_except_for_older_envoys_and_where_they_are_not_wanted() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Service(cart()));
+    mesh.apply(Object::Pod(cart_pod()));
+    let inbound = |mesh: &Mesh| {
+        let view = mesh.translator.pods.view(&pod_key("shop/cart-1")).expect("meshed");
+        view.own.iter().find(|own| own.kind == ResourceType::Listener).expect("a listener").clone()
+    };
+    let full = inbound(&mesh);
+    let older = full.older.clone().expect("a form for older Envoys");
+    assert!(older.len() < full.body.len());
+    let basic = MeshConfig { metrics: MetricsMode::Basic, ..MeshConfig::default() };
+    assert_eq!(
+        mesh.apply(Object::MeshConfig(basic)),
+        ["view cart-1.shop", "addresses", "put Listener outbound"],
+        "neither clusters nor endpoints"
+    );
+    assert_eq!((inbound(&mesh).body.clone(), inbound(&mesh).older.clone()), (older, None));
+}
+
+#[test]
+fn the_version_of_a_pod_is_told_with_its_address() {
+    let mut mesh = Mesh::new();
+    mesh.apply(Object::Service(cart()));
+    mesh.apply(Object::Pod(cart_pod()));
+    let mut labelled = cart_pod();
+    labelled.labels.insert("version".into(), "v2".into());
+    assert_eq!(mesh.apply(Object::Pod(labelled)), ["put Endpoints 10.96.0.5:80", "addresses"]);
 }
 
 /// The types and names of what a pod has for itself.

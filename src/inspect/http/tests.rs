@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -12,8 +13,8 @@ use crate::inspect::proto::{
     GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDenialsRequest, ListDiagnosticsRequest,
     ListHeldBackRequest, ListProxiesRequest, ListUpstreamsRequest,
 };
-use crate::inspect::{DeniedCalls, DeniedEdge, Edge, How, Origin, Used, metrics};
-use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, ServiceAccountKey, WorkloadKey};
+use crate::inspect::{DeniedCalls, DeniedEdge, Edge, How, Origin, Sidecar, Used, metrics};
+use crate::mesh::{Diagnostic, Kind, Location, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 use crate::snapshot::{Resource, ResourceType};
 use crate::xds::status::{
     Answers, Delivery as Delivered, HeldBackStatus, ObjectDelivery, ProxyStatus, Refusal, ResourceRefusal, Totals,
@@ -123,6 +124,21 @@ impl Mesh for Fixture {
     fn workload(&self, pod: &PodKey) -> Option<WorkloadKey> {
         (pod.namespace.as_str() == "shop").then(|| WorkloadKey::new("shop", "cart"))
     }
+
+    fn sidecars(&self) -> Vec<Sidecar> {
+        let sidecar = |pod: &str, ip: [u16; 8], version: Option<&str>, services: &[&str]| Sidecar {
+            pod: PodKey::new("shop", pod),
+            ip: IpAddr::from(ip).to_canonical(),
+            workload: WorkloadKey::new("shop", "cart"),
+            version: version.map(str::to_owned),
+            account: ServiceAccountKey::new("shop", "cart-sa"),
+            services: services.iter().map(|service| ServiceKey::new("shop", *service)).collect(),
+        };
+        vec![
+            sidecar("cart-1", [0, 0, 0, 0, 0, 0xffff, 0x0af4, 7], Some("v1"), &["cart", "cart-canary"]),
+            sidecar("cart-2", [0xfd00, 0, 0, 0, 0, 0, 0, 7], None, &[]),
+        ]
+    }
 }
 
 impl Audit for Fixture {
@@ -208,6 +224,27 @@ async fn readiness_is_refused_with_the_reason_until_it_opens() {
     blocker.release();
     assert_eq!(get_path(&router, "/readyz").await.0, StatusCode::OK);
     assert_eq!(get_path(&router, "/other").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn prometheus_finds_every_sidecar() {
+    let (status, body) = get_path(&admin(Readiness::default(), Registry::default()), "/sd/prometheus").await;
+    assert_eq!(status, StatusCode::OK);
+    let found: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let common = |pod: &str| {
+        serde_json::json!({
+            "__meta_weft_namespace": "shop", "__meta_weft_pod": pod,
+            "__meta_weft_workload": "cart", "__meta_weft_account": "cart-sa",
+        })
+    };
+    let (mut first, second) = (common("cart-1"), common("cart-2"));
+    first["__meta_weft_version"] = "v1".into();
+    first["__meta_weft_services"] = "cart,cart-canary".into();
+    let expected = serde_json::json!([
+        {"targets": ["10.244.0.7:15020"], "labels": first},
+        {"targets": ["[fd00::7]:15020"], "labels": second},
+    ]);
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]

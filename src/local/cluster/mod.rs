@@ -107,6 +107,8 @@ pub struct PodSpecToRun {
     pub account: ServiceAccountKey,
     /// Its Deployment, or itself.
     pub workload: WorkloadKey,
+    /// The version that its labels state.
+    pub version: Option<String>,
     /// It gets a sidecar.
     pub meshed: bool,
     /// What runs in it, without the sidecar.

@@ -148,6 +148,8 @@ impl Pod {
             path.push_str(":/run/weft/bin");
         }
         env.push(("HOSTNAME".to_owned(), self.spec.hostname.clone()));
+        // Where a command of this machine finds files that the mesh's YAML lies beside.
+        env.push(("WEFT_DIR".to_owned(), setup.dir.display().to_string()));
         env.extend(container.into_iter().flat_map(|c| c.env.clone()));
         Process {
             argv,

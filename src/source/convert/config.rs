@@ -82,6 +82,7 @@ pub(super) fn mesh_config(config: &MeshConfig, findings: &mut Findings) -> Optio
         mtls: spec.mtls.as_ref().and_then(|mtls| mtls.mode).map(Into::into).unwrap_or_default(),
         authorization: spec.authorization.as_ref().and_then(|a| a.mode).map(Into::into).unwrap_or_default(),
         discovery: spec.discovery.as_ref().and_then(|d| d.mode).map(Into::into).unwrap_or_default(),
+        metrics: spec.metrics.as_ref().and_then(|m| m.mode).map(Into::into).unwrap_or_default(),
         egress: spec.egress.as_ref().and_then(|e| e.mode).map(Into::into).unwrap_or_default(),
         ranges,
         tracing: spec.tracing.as_ref().and_then(|tracing| telemetry::tracing(tracing, findings)),

@@ -28,6 +28,8 @@ use crate::mesh::object::Object;
 use super::manifest::Manifest;
 use super::versions;
 
+pub(crate) use pod::workload;
+
 /// What an object comes to.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Converted {

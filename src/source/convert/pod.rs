@@ -189,7 +189,7 @@ impl Prober<'_> {
 }
 
 /// The workload's name: the controller's, and for a ReplicaSet that of the Deployment above it.
-fn workload(metadata: &ObjectMeta) -> &str {
+pub(crate) fn workload(metadata: &ObjectMeta) -> &str {
     let name = metadata.name.as_deref().unwrap_or_default();
     let owners = metadata.owner_references.as_deref().unwrap_or_default();
     let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)).or(owners.first()) else {

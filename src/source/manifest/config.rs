@@ -23,6 +23,9 @@ pub struct MeshConfigSpec {
     /// How sidecars learn of destinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
+    /// Golden metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
     /// The mesh's addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
@@ -69,6 +72,14 @@ pub struct Discovery {
     pub mode: Option<DiscoveryMode>,
 }
 
+/// Golden metrics.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
+pub struct Metrics {
+    /// What sidecars count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<MetricsMode>,
+}
+
 /// The mesh's addresses.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug, Default)]
 pub struct Network {
@@ -81,10 +92,24 @@ pub struct Network {
 macro_rules! mode {
     ($(#[$doc:meta])* $name:ident { $($variant:ident | $alias:literal: $text:literal),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
         #[serde(try_from = "String")]
         pub enum $name {
             $(#[doc = $text] $variant,)*
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "enum": [$(stringify!($variant), $alias),*]})
+            }
         }
 
         impl TryFrom<String> for $name {
@@ -131,4 +156,11 @@ mode!(
 mode!(
     /// When a sidecar learns of a destination.
     DiscoveryMode { OnDemand | "ondemand": "On the first call.", Eager | "eager": "From the start." }
+);
+mode!(
+    /// What sidecars count of the calls that they carry.
+    MetricsMode {
+        Full | "full": "Requests and connections with both ends of each call.",
+        Basic | "basic": "What Envoy counts by itself.",
+    }
 );

@@ -92,7 +92,7 @@ pub struct Abort {
     pub http_status: Option<i32>,
     /// A gRPC status, by its name or number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<super::IntOrText>")]
     pub grpc_status: Option<IntOrString>,
 }
 

@@ -10,11 +10,14 @@ pub mod smi;
 pub mod telemetry;
 pub mod traffic_policy;
 
+use std::borrow::Cow;
+
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -191,6 +194,23 @@ fn typed<T: DeserializeOwned + Serialize>(json: Value) -> Result<Box<T>, FieldEr
         let field = error.path().to_string();
         FieldError { field: if field == "." { String::new() } else { field }, message: error.into_inner().to_string() }
     })
+}
+
+/// The schema of what is a number or text.
+pub(crate) struct IntOrText;
+
+impl JsonSchema for IntOrText {
+    fn schema_name() -> Cow<'static, str> {
+        "IntOrText".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({"x-kubernetes-int-or-string": true})
+    }
 }
 
 /// Whether objects of `kind` are in a namespace.

@@ -97,7 +97,7 @@ pub fn convert(object: Value, api_version: &str) -> Result<Value, ConversionErro
     Ok(with_metadata(converted.to_json(), metadata))
 }
 
-fn version(kind: &str, api_version: &str) -> Option<Version> {
+pub(super) fn version(kind: &str, api_version: &str) -> Option<Version> {
     let found = VERSIONS.iter().find(|(known, version, _)| *version == api_version && known.to_string() == kind);
     found.map(|(_, _, version)| *version)
 }

@@ -28,7 +28,7 @@ use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
 use super::subscription::{self, Changed, Intern, Names, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
-use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
+use crate::snapshot::{Generation, Resource, ResourceName, ResourceType, Snapshot, Version};
 
 /// The two forms of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,11 +47,14 @@ pub struct Patience {
     pub warming: Duration,
     /// Removals wait this long for the acknowledgement of listeners and routes (rule 28).
     pub removal: Duration,
+    /// Removals wait this long after it: a request that was routed before may still be held up, by a TrafficFault's
+    /// delay for one, and is lost when its cluster is gone by then.
+    pub lingering: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { warming: Duration::from_secs(5), removal: Duration::from_secs(15) }
+        Self { warming: Duration::from_secs(5), removal: Duration::from_secs(15), lingering: Duration::from_secs(5) }
     }
 }
 
@@ -78,6 +81,8 @@ pub struct Response {
     pub nonce: String,
     /// The number of the snapshot that it brings the client to: `system_version_info`, `version_info`.
     pub number: u64,
+    /// Which form of them the client can load.
+    pub generation: Generation,
     /// New and changed resources; in a state-of-the-world response of clusters or listeners all of them. Streams that
     /// begin alike share the list.
     pub resources: Arc<[Arc<Resource>]>,
@@ -116,6 +121,7 @@ pub struct Session {
     secrets: Arc<dyn Secrets>,
     patience: Patience,
     names: Arc<NamePool>,
+    generation: Generation,
     beginnings: Arc<Beginnings>,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<ResourceType, Held>,
@@ -150,6 +156,7 @@ impl Session {
             secrets,
             patience,
             names: Arc::default(),
+            generation: Generation::default(),
             beginnings: Arc::default(),
             snapshot: None,
             types: BTreeMap::new(),
@@ -166,6 +173,11 @@ impl Session {
     /// Shares its sets of names, and what it begins with, with the sessions of the same pools.
     pub(crate) fn sharing(self, names: Arc<NamePool>, beginnings: Arc<Beginnings>) -> Self {
         Self { names, beginnings, ..self }
+    }
+
+    /// Sends what an Envoy of this generation can load.
+    pub(crate) fn of_generation(self, generation: Generation) -> Self {
+        Self { generation, ..self }
     }
 
     /// A newer snapshot is there.
@@ -284,7 +296,7 @@ impl Session {
     /// When `poll` is to be called again although nothing happened.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let leaving =
-            self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| Some(e.leaving?.until));
+            self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| Some(e.leaving?.until()));
         leaving.chain(self.warming_until()).filter(|at| *at > now).min()
     }
 
@@ -295,7 +307,7 @@ impl Session {
         let quiet = |held: &Held| {
             !held.dirty(snapshot)
                 && held.outstanding.is_empty()
-                && held.exceptions.values().all(|e| e.leaving.is_none())
+                && held.exceptions.values().all(|e| e.leaving.is_none_or(|leaving| leaving.is_unused()))
         };
         (!snapshot.knows(&self.proxy) || self.types.values().all(quiet)).then(|| snapshot.number())
     }
@@ -473,6 +485,7 @@ impl Session {
             type_url: type_url.into(),
             nonce: self.unknown_count.to_string(),
             number: 0,
+            generation: self.generation,
             resources: Arc::default(),
             removed: names.into_iter().map(ResourceName::from).collect(),
         });

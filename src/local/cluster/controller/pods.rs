@@ -12,7 +12,7 @@ use super::super::template::{self, Resolved};
 use super::super::{CLUSTER_DOMAIN, DNS_ADDRESS, DnsConfig, PodAction, PodEvent, PodSpecToRun, endpoints, hash};
 use super::Cluster;
 use crate::mesh::diagnostic::Severity;
-use crate::mesh::{Diagnostic, Kind, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
+use crate::mesh::{self, Diagnostic, Kind, ObjectRef, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 
 /// Annotations of Weft that the mesh follows while the pod runs.
 const FOLLOWED: [&str; 2] = ["weft.dev/mtls", "weft.dev/mtls-ports"];
@@ -257,6 +257,7 @@ impl Cluster {
             ipv6: self.config.dual_stack.then(|| super::super::addresses::ipv6(ip)),
             account: ServiceAccountKey::new(key.namespace.clone(), account),
             workload,
+            version: blueprint.metadata.labels.as_ref().and_then(mesh::object::version).map(str::to_owned),
             meshed: template::is_meshed(&blueprint.spec),
             containers,
             probes,

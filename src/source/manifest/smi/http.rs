@@ -1,11 +1,12 @@
 //! HTTPRouteGroup.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Serialize};
 
@@ -14,15 +15,18 @@ pub mod v1alpha1 {
     use super::*;
 
     /// An HTTPRouteGroup whose matches stand at the top.
-    #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+    #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
     #[serde(rename_all = "camelCase")]
     pub struct HTTPRouteGroup {
         /// `specs.smi-spec.io/v1alpha1` or `specs.smi-spec.io/v1alpha2`.
+        #[schemars(skip)]
         pub api_version: String,
         /// `HTTPRouteGroup`.
+        #[schemars(skip)]
         pub kind: String,
         /// Standard metadata.
         #[serde(default)]
+        #[schemars(skip)]
         pub metadata: ObjectMeta,
         /// The matches, any of which suffices.
         #[serde(default)]
@@ -71,8 +75,23 @@ pub struct HttpMatch {
 }
 
 /// Headers by name, each with a regex: an array of single-key maps in every CRD, a map in the specification's text.
-#[derive(Serialize, JsonSchema, Clone, PartialEq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct Headers(pub Vec<BTreeMap<String, String>>);
+
+/// A structural schema cannot say that it is one of two types; what is read says what is wrong.
+impl JsonSchema for Headers {
+    fn schema_name() -> Cow<'static, str> {
+        "Headers".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
+    }
+}
 
 impl<'de> Deserialize<'de> for Headers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

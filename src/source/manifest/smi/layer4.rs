@@ -10,15 +10,18 @@ pub mod v1alpha1 {
     use super::*;
 
     /// A TCPRoute.
-    #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+    #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
     #[serde(rename_all = "camelCase")]
     pub struct TCPRoute {
         /// `specs.smi-spec.io/v1alpha1` to `specs.smi-spec.io/v1alpha3`.
+        #[schemars(skip)]
         pub api_version: String,
         /// `TCPRoute`.
+        #[schemars(skip)]
         pub kind: String,
         /// Standard metadata.
         #[serde(default)]
+        #[schemars(skip)]
         pub metadata: ObjectMeta,
         /// Empty in v1alpha3, absent before. It is read so that ports which somebody writes are not passed over.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -28,11 +28,12 @@ pub mod v1alpha1 {
         /// The Service's name.
         pub service: String,
         /// Its share, relative to the other backends'.
+        #[schemars(with = "crate::source::manifest::IntOrText")]
         pub weight: Quantity,
     }
 
     /// A Kubernetes quantity as it was written, `500m`; a number is read as its text.
-    #[derive(Serialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
+    #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
     pub struct Quantity(pub String);
 
     impl<'de> Deserialize<'de> for Quantity {

@@ -11,15 +11,18 @@ pub mod v1alpha1 {
     use super::*;
 
     /// A TrafficTarget whose fields stand at the top.
-    #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+    #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
     #[serde(rename_all = "camelCase")]
     pub struct TrafficTarget {
         /// `access.smi-spec.io/v1alpha1`.
+        #[schemars(skip)]
         pub api_version: String,
         /// `TrafficTarget`.
+        #[schemars(skip)]
         pub kind: String,
         /// Standard metadata.
         #[serde(default)]
+        #[schemars(skip)]
         pub metadata: ObjectMeta,
         /// Who is called, and on which port.
         pub destination: Destination,
@@ -72,7 +75,7 @@ pub struct Destination {
     pub namespace: Option<String>,
     /// The pod port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i32>")]
+    #[schemars(with = "Option<crate::source::manifest::IntOrText>")]
     pub port: Option<IntOrString>,
 }
 
