@@ -82,7 +82,7 @@ mod tests {
 
     fn backend(name: &str, weight: u32, hosts: &[u8]) -> Backend {
         let endpoint =
-            |host: &u8| EndpointPlan { address: ([10, 244, 0, *host], 8080).into(), identity: None, workload: None };
+            |host: &u8| EndpointPlan { address: ([10, 244, 0, *host], 8080).into(), identity: None, workload: None, zone: None };
         Backend { service: ServiceKey::new("shop", name), weight, endpoints: hosts.iter().map(endpoint).collect() }
     }
 

@@ -62,6 +62,8 @@ pub struct Bootstrap<'a> {
     pub node: &'a ProxyId,
     /// `node.cluster` is `WORKLOAD.NAMESPACE`.
     pub workload: &'a WorkloadKey,
+    /// `node.locality.zone`: the zone in which its calls stay where they can.
+    pub zone: Option<&'a str>,
     /// Where the control plane is: an address or a DNS name.
     pub control_plane: &'a str,
     /// The form of xDS that it speaks.
@@ -73,7 +75,7 @@ pub struct Bootstrap<'a> {
 }
 
 /// The files of a sidecar, as (name, text), to be written to [`Bootstrap::directory`]. Names of Kubernetes objects
-/// are DNS labels and subdomains, so that no value needs quoting in YAML.
+/// are DNS labels and subdomains, and zones are values of labels, so that no value needs quoting in YAML.
 pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
     let WorkloadKey { namespace, name } = bootstrap.workload;
     // SOL_SOCKET (1), SO_MARK (36), on every upstream socket before it connects.
@@ -84,6 +86,7 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
     let values = [
         ("${NODE_ID}", bootstrap.node.to_string()),
         ("${NODE_CLUSTER}", format!("{name}.{namespace}")),
+        ("${ZONE}", bootstrap.zone.unwrap_or_default().to_owned()),
         ("${SOCKET_OPTIONS}", socket_options),
         ("${XDS_API_TYPE}", bootstrap.protocol.api_type().to_owned()),
         ("${XDS_ADDRESS}", bootstrap.control_plane.to_owned()),
@@ -115,6 +118,7 @@ mod tests {
             let bootstrap = Bootstrap {
                 node: &node,
                 workload: &workload,
+                zone: Some("zone-a"),
                 control_plane: "10.244.0.1",
                 protocol: XdsProtocol::Delta,
                 sockets,
@@ -127,6 +131,7 @@ mod tests {
             }
             let text = &render(&bootstrap)[0].1;
             assert!(text.contains("id: \"cart-1.shop\", cluster: \"cart.shop\""), "{text}");
+            assert_eq!(text.matches("locality: {zone: \"zone-a\"}").count(), 2, "its own, and its local cluster's");
             let (_, attributes) = environment(&node, &workload);
             assert_eq!(attributes, "service.name=cart.shop,k8s.namespace.name=shop,k8s.pod.name=cart-1");
             assert_eq!(text.contains("int_value: 1337"), sockets == SidecarSockets::Mark(1337));

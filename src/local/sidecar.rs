@@ -72,6 +72,7 @@ impl Sidecar {
         let bootstrap = Bootstrap {
             node: &ProxyId(spec.key.clone()),
             workload: &spec.workload,
+            zone: spec.zone.as_deref(),
             control_plane: &NODE_IP.to_string(),
             protocol,
             sockets: SidecarSockets::from(self.machine.setup.privilege),
