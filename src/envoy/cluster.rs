@@ -73,8 +73,7 @@ pub fn service(
     settings: &ConnectionSettings,
 ) -> Cluster {
     let (lb_policy, lb_config) = traffic_policy::balancing(settings);
-    let shares_by_locality =
-        || LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default());
+    let shares_by_locality = || LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default());
     let by_zone = zones::balancing(settings);
     Cluster {
         name: name.to_owned(),

@@ -125,8 +125,7 @@ fn locality(name: Locality, shares: &[Share<'_>], endpoints: Vec<Vec<&EndpointPl
     };
     let of_share = |(share, endpoints): (&Share<'_>, Vec<&EndpointPlan>)| -> Vec<LbEndpoint> {
         let weight = (shares.len() > 1).then(|| weight(share, endpoints.len())).and_then(uint32);
-        let weighted =
-            |endpoint: &EndpointPlan| LbEndpoint { load_balancing_weight: weight, ..lb_endpoint(endpoint) };
+        let weighted = |endpoint: &EndpointPlan| LbEndpoint { load_balancing_weight: weight, ..lb_endpoint(endpoint) };
         endpoints.into_iter().map(weighted).collect()
     };
     LocalityLbEndpoints {

@@ -246,12 +246,7 @@ fn split_matches(world: &World, split: &TrafficSplit, diagnostics: &mut Vec<Diag
 }
 
 /// The ready endpoints of a Service's port: from its EndpointSlices, else from the pods that it selects.
-fn endpoints(
-    world: &World,
-    service: &Service,
-    port: &ServicePort,
-    zones: Option<ZonePreference>,
-) -> Vec<EndpointPlan> {
+fn endpoints(world: &World, service: &Service, port: &ServicePort, zones: Option<ZonePreference>) -> Vec<EndpointPlan> {
     let is_ready = |endpoint: &&Endpoint| endpoint.ready && !endpoint.terminating;
     let all = world.slices_of(&service.key).flat_map(|slice| &slice.endpoints).filter(is_ready);
     let addresses: BTreeSet<IpAddr> = all.map(|endpoint| endpoint.ip).collect();

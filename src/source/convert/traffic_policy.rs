@@ -198,11 +198,7 @@ fn balancing(
     (algorithm, hash, slow_start)
 }
 
-fn zone(
-    balancing: &manifest::LoadBalancing,
-    algorithm: Algorithm,
-    findings: &mut Findings,
-) -> Option<ZonePreference> {
+fn zone(balancing: &manifest::LoadBalancing, algorithm: Algorithm, findings: &mut Findings) -> Option<ZonePreference> {
     let field = "spec.loadBalancing.zone";
     match balancing.zone.as_deref()? {
         "Any" => Some(ZonePreference::Any),
