@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::object::{name, namespace};
 use super::pod::LivePod;
 use super::{hash, object};
+use crate::mesh::object::ZONE_LABEL;
 
 /// The label that names a slice's Service.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
