@@ -58,6 +58,7 @@ fn envoy_takes_the_bootstrap_without_a_warning() {
         let bootstrap = Bootstrap {
             node: &ProxyId(PodKey::new("shop", "cart-1")),
             workload: &WorkloadKey::new("shop", "cart"),
+            zone: (protocol == XdsProtocol::Delta).then_some("zone-a"),
             control_plane: "10.244.0.1",
             control_plane_name: "weft.weft-system.svc",
             protocol,

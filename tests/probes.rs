@@ -112,6 +112,7 @@ fn a_probe_that_the_sidecar_asks_says_what_the_application_is() {
         let bootstrap = Bootstrap {
             node: &ProxyId(PodKey::new("shop", "cart-1")),
             workload: &WorkloadKey::new("shop", "cart"),
+            zone: None,
             control_plane: "127.0.0.1",
             control_plane_name: "weft.weft-system.svc",
             protocol: XdsProtocol::Delta,

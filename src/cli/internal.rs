@@ -70,6 +70,9 @@ struct Prepare {
     /// Its workload
     #[arg(long)]
     workload: String,
+    /// The zone of its node; empty where nobody knows it
+    #[arg(long, env = "WEFT_ZONE")]
+    zone: Option<String>,
     /// The DNS name of the control plane
     #[arg(long, default_value = crate::control_plane::DNS_NAME)]
     control_plane: String,
@@ -103,6 +106,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let preparation = Preparation {
                 pod: PodKey::new(prepare.namespace.as_str(), prepare.pod.as_str()),
                 workload: prepare.workload,
+                zone: prepare.zone.filter(|zone| !zone.is_empty()),
                 ips: prepare.ips,
                 control_plane: prepare.control_plane,
                 annotations: prepare.annotations.into_iter().collect(),

@@ -37,8 +37,8 @@ use super::http;
 use super::message::{address, ads, by_name, duration, extension, socket_address, uint32};
 use super::names::{EGRESS_WILDCARD, INBOUND, PASSTHROUGH};
 use super::shares::{self, Share};
-use super::{metrics, names, tls, traffic_policy};
-use crate::mesh::object::ConnectionSettings;
+use super::{metrics, names, tls, traffic_policy, zones};
+use crate::mesh::object::{ConnectionSettings, ZonePreference};
 use crate::mesh::{SpiffeId, TrustDomain};
 use crate::policy::{Backend, EndpointPlan, Workload};
 
@@ -73,6 +73,8 @@ pub fn service(
     settings: &ConnectionSettings,
 ) -> Cluster {
     let (lb_policy, lb_config) = traffic_policy::balancing(settings);
+    let shares_by_locality = || LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default());
+    let by_zone = zones::balancing(settings);
     Cluster {
         name: name.to_owned(),
         alt_stat_name: stat_name,
@@ -89,11 +91,10 @@ pub fn service(
         common_lb_config: Some(CommonLbConfig {
             // Envoy would otherwise keep changes of weights back for up to a second after another change.
             update_merge_window: duration(Duration::ZERO),
-            locality_config_specifier: Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
-                LocalityWeightedLbConfig {},
-            )),
+            locality_config_specifier: by_zone.is_none().then(shares_by_locality),
             ..Default::default()
         }),
+        load_balancing_policy: by_zone,
         ..common(None, settings)
     }
 }
@@ -220,17 +221,21 @@ pub fn inbound() -> Cluster {
 }
 
 /// The endpoints of a Service port. Each backend is a locality, and the shares are the localities' weights: so a
-/// TrafficSplit works for requests and connections alike.
-pub fn endpoints(name: &str, backends: &[Backend]) -> ClusterLoadAssignment {
+/// TrafficSplit works for requests and connections alike. Where callers prefer their zone, [`zones`] are the localities.
+pub fn endpoints(name: &str, backends: &[Backend], settings: &ConnectionSettings) -> ClusterLoadAssignment {
     let locality = |share: Share<'_>| LocalityLbEndpoints {
         locality: Some(Locality { sub_zone: share.name, ..Default::default() }),
         lb_endpoints: share.endpoints.into_iter().map(lb_endpoint).collect(),
         load_balancing_weight: uint32(share.weight),
         ..Default::default()
     };
+    let shares = shares::of(backends);
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: shares::of(backends).into_iter().map(locality).collect(),
+        endpoints: match settings.zone {
+            Some(ZonePreference::Prefer) => zones::localities(&shares),
+            None | Some(ZonePreference::Any) => shares.into_iter().map(locality).collect(),
+        },
         ..Default::default()
     }
 }
@@ -287,7 +292,7 @@ fn mesh_or_plaintext(
     ]
 }
 
-fn lb_endpoint(endpoint: &EndpointPlan) -> LbEndpoint {
+pub(super) fn lb_endpoint(endpoint: &EndpointPlan) -> LbEndpoint {
     let tls = endpoint.identity.is_some().then(|| (TRANSPORT_SOCKET_MATCH.to_owned(), mesh_metadata()));
     let parts = Vec::from_iter(tls.into_iter().chain(endpoint.workload.as_ref().map(metrics::of_workload)));
     let metadata =
@@ -310,5 +315,5 @@ fn mesh_metadata() -> Struct {
 
 /// The stated address as an endpoint of a pod's own cluster.
 pub(super) fn at(address: SocketAddr, identity: Option<SpiffeId>, workload: Workload) -> EndpointPlan {
-    EndpointPlan { address, identity, workload: Some(workload) }
+    EndpointPlan { address, identity, workload: Some(workload), zone: None }
 }

@@ -36,5 +36,6 @@ mod tracing;
 mod traffic_policy;
 pub mod translate;
 mod warm;
+mod zones;
 
 pub use translate::{Translated, Translator, Work};

@@ -81,8 +81,12 @@ mod tests {
     use crate::mesh::ServiceKey;
 
     fn backend(name: &str, weight: u32, hosts: &[u8]) -> Backend {
-        let endpoint =
-            |host: &u8| EndpointPlan { address: ([10, 244, 0, *host], 8080).into(), identity: None, workload: None };
+        let endpoint = |host: &u8| EndpointPlan {
+            address: ([10, 244, 0, *host], 8080).into(),
+            identity: None,
+            workload: None,
+            zone: None,
+        };
         Backend { service: ServiceKey::new("shop", name), weight, endpoints: hosts.iter().map(endpoint).collect() }
     }
 

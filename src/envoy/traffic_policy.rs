@@ -32,6 +32,7 @@ use envoy_types::util::pack_any;
 use super::fault::fraction;
 use super::message::{boolean, duration, extension, http_filter, listener_filter, uint32};
 use super::names::UNSERVED_HEADER;
+use super::zones;
 use crate::mesh::object::{Algorithm, ConnectionSettings, HashKey, Percentage, RateLimit, RequestSettings, Retries};
 
 /// What is retried whatever a policy says: requests that the first endpoint has certainly not seen, since its sidecar was
@@ -125,7 +126,7 @@ pub(super) fn limits(settings: &ConnectionSettings) -> Thresholds {
 
 /// When a cluster's endpoints get nothing for a while.
 pub(super) fn outliers(settings: &ConnectionSettings) -> Option<EnvoyOutliers> {
-    let outliers = settings.outliers?;
+    let Some(outliers) = settings.outliers else { return zones::outliers(settings) };
     Some(EnvoyOutliers {
         consecutive_5xx: uint32(outliers.consecutive_errors),
         enforcing_consecutive_5xx: uint32(100),

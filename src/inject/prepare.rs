@@ -30,6 +30,8 @@ pub struct Preparation {
     pub pod: PodKey,
     /// The name of its workload.
     pub workload: String,
+    /// The zone of its node, where it is known.
+    pub zone: Option<String>,
     /// Its addresses, the primary one first.
     pub ips: Vec<IpAddr>,
     /// The DNS name of the control plane, which its certificate must carry.
@@ -90,6 +92,7 @@ impl Preparation {
         let bootstrap = Bootstrap {
             node: &ProxyId(self.pod.clone()),
             workload: &WorkloadKey::new(self.pod.namespace.clone(), self.workload.as_str()),
+            zone: self.zone.as_deref(),
             control_plane: &self.control_plane,
             control_plane_name: &self.control_plane,
             protocol: XdsProtocol::from_annotations(&self.annotations)?,

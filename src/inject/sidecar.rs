@@ -101,6 +101,7 @@ fn init(workload: &str, wishes: &Wishes, probes: &[AskedProbe], options: &Option
             field("WEFT_POD", "metadata.name"),
             field("WEFT_NAMESPACE", "metadata.namespace"),
             field("WEFT_POD_IPS", "status.podIPs"),
+            field("WEFT_ZONE", &format!("metadata.labels['{}']", object::ZONE_LABEL)),
         ],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": security,

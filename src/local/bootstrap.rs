@@ -64,6 +64,8 @@ pub struct Bootstrap<'a> {
     pub node: &'a ProxyId,
     /// `node.cluster` is `WORKLOAD.NAMESPACE`.
     pub workload: &'a WorkloadKey,
+    /// `node.locality.zone`: the zone in which its calls stay where they can.
+    pub zone: Option<&'a str>,
     /// Where the control plane is: an address or a DNS name.
     pub control_plane: &'a str,
     /// Its DNS name, which its certificate must carry.
@@ -94,7 +96,7 @@ pub struct Directories<'a> {
 }
 
 /// The files of a sidecar, as (name, text), to be written to [`Directories::files`]. Names of Kubernetes objects are
-/// DNS labels and subdomains, so that no value needs quoting in YAML.
+/// DNS labels and subdomains: only a zone, the value of a label, needs quotes in YAML, lest `0` is a number.
 pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
     let WorkloadKey { namespace, name } = bootstrap.workload;
     // SOL_SOCKET (1), SO_MARK (36), on every upstream socket before it connects.
@@ -107,6 +109,7 @@ pub fn render(bootstrap: &Bootstrap<'_>) -> [(&'static str, String); 3] {
     let values = [
         ("${NODE_ID}", bootstrap.node.to_string()),
         ("${NODE_CLUSTER}", format!("{name}.{namespace}")),
+        ("${ZONE}", bootstrap.zone.unwrap_or_default().to_owned()),
         ("${SOCKET_OPTIONS}", socket_options),
         ("${XDS_API_TYPE}", bootstrap.protocol.api_type().to_owned()),
         ("${XDS_ADDRESS}", bootstrap.control_plane.to_owned()),
@@ -144,6 +147,7 @@ mod tests {
             let bootstrap = Bootstrap {
                 node: &node,
                 workload: &workload,
+                zone: Some("zone-a"),
                 control_plane: "10.244.0.1",
                 control_plane_name: CONTROL_PLANE_NAME,
                 protocol: XdsProtocol::Delta,
@@ -159,6 +163,7 @@ mod tests {
             }
             let text = &render(&bootstrap)[0].1;
             assert!(text.contains("id: \"cart-1.shop\", cluster: \"cart.shop\""), "{text}");
+            assert_eq!(text.matches("locality: {zone: \"zone-a\"}").count(), 2, "its own, and its local cluster's");
             let (_, attributes) = environment(&node, &workload);
             assert_eq!(attributes, "service.name=cart.shop,k8s.namespace.name=shop,k8s.pod.name=cart-1");
             assert_eq!(text.contains("int_value: 1337"), sockets == SidecarSockets::Mark(1337));

@@ -74,6 +74,7 @@ impl Sidecar {
         let bootstrap = Bootstrap {
             node: &ProxyId(spec.key.clone()),
             workload: &spec.workload,
+            zone: spec.zone.as_deref(),
             control_plane: &NODE_IP.to_string(),
             control_plane_name: bootstrap::CONTROL_PLANE_NAME,
             protocol,

@@ -36,6 +36,7 @@ pub(crate) fn service(key: &str) -> Service {
         headless: false,
         ports: Vec::new(),
         selector: Labels::new(),
+        zone: ZonePreference::Any,
     }
 }
 

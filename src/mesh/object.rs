@@ -22,7 +22,7 @@ pub use attachment::Attachment;
 pub use fault::{Abort, Harm, Percentage, Requests, TrafficFault};
 pub use traffic_policy::{
     Algorithm, ConnectionSettings, HashKey, OutlierDetection, RateLimit, RequestSettings, Retries, RetryBudget,
-    TrafficPolicy,
+    TrafficPolicy, ZonePreference,
 };
 
 /// Labels of an object, or the pairs that a selector asks for.
@@ -179,6 +179,14 @@ pub fn version(labels: &Labels) -> Option<&str> {
     label("version").or_else(|| label("app.kubernetes.io/version")).map(String::as_str)
 }
 
+/// The label of nodes, and of pods: Kubernetes copies it from 1.35 on.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// The zone that a pod's labels state.
+pub fn zone(labels: &Labels) -> Option<&str> {
+    labels.get(ZONE_LABEL).filter(|value| !value.is_empty()).map(String::as_str)
+}
+
 /// One entry of `spec.containers[].ports`, protocol TCP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContainerPort {
@@ -226,6 +234,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty when its EndpointSlices are written by hand.
     pub selector: Labels,
+    /// `spec.trafficDistribution`, or the annotation `service.kubernetes.io/topology-mode`.
+    pub zone: ZonePreference,
 }
 
 /// A TCP port of a Service.
@@ -313,8 +323,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// `targetRef`, when it is a Pod.
     pub pod: Option<PodKey>,
-    /// `zone`.
-    pub zone: Option<String>,
+    /// The zone whose callers it is for: `hints.forZones`, else `zone`.
+    pub zone: Option<Arc<str>>,
 }
 
 /// An SMI TrafficSplit, whichever version it was written in.

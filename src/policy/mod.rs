@@ -17,6 +17,7 @@ mod overlap;
 pub mod telemetry;
 pub mod traffic_policy;
 pub mod upstream;
+mod zone;
 
 pub use egress::EgressPlan;
 pub use fault::FaultPlan;

@@ -12,10 +12,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::fault::{self, FaultPlan};
-use super::traffic_policy;
+use super::{traffic_policy, zone};
 use crate::mesh::object::{
     ConnectionSettings, Endpoint, HttpMatch, Pod, Protocol, RequestSettings, Service, ServicePort, TargetPort,
-    TrafficSplit,
+    TrafficSplit, ZonePreference,
 };
 use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey, SpiffeId, World};
 
@@ -71,6 +71,8 @@ pub struct EndpointPlan {
     pub identity: Option<SpiffeId>,
     /// What it is an instance of; `None` when it is no pod.
     pub workload: Option<Workload>,
+    /// The zone whose callers prefer it; `None` when it is not known, or no caller has a preference.
+    pub zone: Option<Arc<str>>,
 }
 
 /// What a pod is an instance of, as metrics name it.
@@ -113,6 +115,7 @@ pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
     let splits = splits_in_force(world, key, &mut diagnostics);
     let faults = fault::faults(world, service, &mut diagnostics);
     diagnostics.extend(traffic_policy::diagnostics(world, service));
+    diagnostics.extend(zone::diagnostics(world, service));
     let plan = |(port, faults)| PortPlan { faults, ..port_plan(world, service, port, &splits, &mut diagnostics) };
     let ports = service.ports.iter().zip(faults).map(plan).collect();
     let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
@@ -153,15 +156,21 @@ fn port_plan(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> PortPlan {
     let policy = traffic_policy::of_port(world, &service.key, port.port);
+    let zones = zone::preference(service, policy);
+    let connections = policy.map(|policy| policy.connections.clone()).unwrap_or_default();
+    let connections = ConnectionSettings { zone: zones, ..connections };
     // A headless Service has no address of its own that calls could be split at.
     let backends = match splits.plain.filter(|_| !service.headless) {
-        Some(split) => split_backends(world, port.port, split, diagnostics),
-        None => vec![Backend { service: service.key.clone(), weight: 1, endpoints: endpoints(world, service, port) }],
+        Some(split) => split_backends(world, port.port, split, zones, diagnostics),
+        None => {
+            let endpoints = endpoints(world, service, port, zones);
+            vec![Backend { service: service.key.clone(), weight: 1, endpoints }]
+        }
     };
     let mut routed = Vec::new();
     for split in splits.routed.iter().filter(|_| !service.headless) {
         let matches = split_matches(world, split, diagnostics);
-        let backends = split_backends(world, port.port, split, diagnostics);
+        let backends = split_backends(world, port.port, split, zones, diagnostics);
         // Matches are about requests: connections of a port that is never parsed cannot have any.
         if port.protocol != Protocol::Tcp && !matches.is_empty() {
             routed.push(RoutedSplit { name: split.name.clone(), matches, backends });
@@ -174,11 +183,17 @@ fn port_plan(
         routed,
         faults: Vec::new(),
         requests: policy.map(|policy| policy.requests.clone()).unwrap_or_default(),
-        connections: policy.map(|policy| policy.connections.clone()).unwrap_or_default(),
+        connections,
     }
 }
 
-fn split_backends(world: &World, port: u16, split: &TrafficSplit, diagnostics: &mut Vec<Diagnostic>) -> Vec<Backend> {
+fn split_backends(
+    world: &World,
+    port: u16,
+    split: &TrafficSplit,
+    zones: Option<ZonePreference>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Backend> {
     if split.backends.iter().all(|backend| backend.weight == 0) {
         let reason = "every weight is 0, so every call is answered with 503";
         diagnostics.push(
@@ -206,7 +221,7 @@ fn split_backends(world: &World, port: u16, split: &TrafficSplit, diagnostics: &
             ));
             continue;
         };
-        let endpoints = endpoints(world, service, service_port);
+        let endpoints = endpoints(world, service, service_port, zones);
         backends.push(Backend { service: key.clone(), weight: backend.weight, endpoints });
     }
     backends
@@ -231,7 +246,7 @@ fn split_matches(world: &World, split: &TrafficSplit, diagnostics: &mut Vec<Diag
 }
 
 /// The ready endpoints of a Service's port: from its EndpointSlices, else from the pods that it selects.
-fn endpoints(world: &World, service: &Service, port: &ServicePort) -> Vec<EndpointPlan> {
+fn endpoints(world: &World, service: &Service, port: &ServicePort, zones: Option<ZonePreference>) -> Vec<EndpointPlan> {
     let is_ready = |endpoint: &&Endpoint| endpoint.ready && !endpoint.terminating;
     let all = world.slices_of(&service.key).flat_map(|slice| &slice.endpoints).filter(is_ready);
     let addresses: BTreeSet<IpAddr> = all.map(|endpoint| endpoint.ip).collect();
@@ -249,18 +264,19 @@ fn endpoints(world: &World, service: &Service, port: &ServicePort) -> Vec<Endpoi
             // A port that gets another name has it in the Service first, and in the slices a moment later: until then
             // its target on the pod tells what the slices are about to say.
             let number = number.or_else(|| target_on(pod?, &port.target))?;
-            Some(endpoint_plan(world, SocketAddr::new(endpoint.ip, number), pod))
+            let zone = zone::of_endpoint(zones, Some(endpoint), pod);
+            Some(endpoint_plan(world, SocketAddr::new(endpoint.ip, number), pod, zone))
         })
     });
     let selected = world.selected_by(service).filter(|pod| !pod.terminating).filter_map(|pod| {
         let address = SocketAddr::new(*pod.ips.first()?, target_on(pod, &port.target)?);
-        Some(endpoint_plan(world, address, Some(pod)))
+        Some(endpoint_plan(world, address, Some(pod), zone::of_endpoint(zones, None, Some(pod))))
     });
     sliced.chain(selected).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn endpoint_plan(world: &World, address: SocketAddr, pod: Option<&Pod>) -> EndpointPlan {
-    EndpointPlan { address, identity: pod.and_then(|pod| identity(world, pod)), workload: pod.map(Workload::of) }
+fn endpoint_plan(world: &World, address: SocketAddr, pod: Option<&Pod>, zone: Option<Arc<str>>) -> EndpointPlan {
+    EndpointPlan { address, identity: pod.and_then(|pod| identity(world, pod)), workload: pod.map(Workload::of), zone }
 }
 
 /// The identity that a pod proves, or `None` if no sidecar stands before it.

@@ -137,6 +137,27 @@ const IDENTITY: &[Case] = &[
 ];
 
 const KUBERNETES: &[Case] = &[
+    warning(
+        service!("spec:\n  trafficDistribution: Nearby\n  ports:\n  - port: 80\n"),
+        5,
+        "spec.trafficDistribution",
+        "`Nearby` is not known",
+        "PreferSameZone",
+    ),
+    warning(
+        service!("spec:\n  trafficDistribution: PreferSameNode\n  ports:\n  - port: 80\n"),
+        5,
+        "spec.trafficDistribution",
+        "counts as `PreferSameZone`",
+        "PreferSameZone",
+    ),
+    warning(
+        service!("spec:\n  clusterIP: None\n  trafficDistribution: PreferClose\n  ports:\n  - port: 80\n"),
+        6,
+        "spec.trafficDistribution",
+        "a headless Service",
+        "cluster IP",
+    ),
     error(service!("spec:\n  ports:\n  - port: x\n"), 6, "spec.ports[0].port", "invalid type", "kubectl explain"),
     error(service!("spec:\n  ports:\n  - port: 70000\n"), 6, "spec.ports[0].port", "70000 is not a port", "65535"),
     error(service!("spec:\n  ports:\n  - name: a\n"), 6, "spec.ports[0].port", "0 is not a port", "from 1"),
@@ -1145,6 +1166,22 @@ const POLICY: &[Case] = &[
         9,
         "spec.loadBalancing.slowStart",
         "at once",
+        "RoundRobin",
+    ),
+    error(
+        policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing: {zone: Local}\n"),
+        6,
+        "spec.loadBalancing.zone",
+        "`Local` says nothing",
+        "Prefer or Any",
+    ),
+    error(
+        policy!(
+            "spec:\n  targetRefs: [{kind: Service, name: cart}]\n  loadBalancing:\n    algorithm: RingHash\n    hash: {header: x}\n    zone: Prefer\n"
+        ),
+        9,
+        "spec.loadBalancing.zone",
+        "whatever the endpoint's zone",
         "RoundRobin",
     ),
     error(

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use weft::envoy::Translator;
 use weft::mesh::object::{
     Endpoint, EndpointSlice, Labels, Object, Pod, Protocol, Service, ServicePort, SplitBackend, TargetPort,
-    TrafficSplit,
+    TrafficSplit, ZonePreference,
 };
 use weft::mesh::{Dirty, Event, PodKey, ServiceAccountKey, ServiceKey, WorkloadKey, World};
 use weft::snapshot::Snapshot;
@@ -80,6 +80,7 @@ pub fn service(number: usize) -> Service {
             protocol: Protocol::Http,
         }],
         selector: labels(number),
+        zone: ZonePreference::Any,
     }
 }
 

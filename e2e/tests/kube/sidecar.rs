@@ -150,6 +150,7 @@ impl Sidecar {
         let bootstrap = Bootstrap {
             node: &ProxyId(PodKey::new("shop", "cart-1")),
             workload: &WorkloadKey::new("shop", "cart"),
+            zone: None,
             control_plane: "127.0.0.1",
             control_plane_name: bootstrap::CONTROL_PLANE_NAME,
             protocol: XdsProtocol::Delta,

@@ -21,6 +21,7 @@ mod rootless;
 mod smi;
 mod warm;
 mod xds;
+mod zone;
 
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;

@@ -139,7 +139,7 @@ fn publish(
             out.changes.push(Change::Put(Arc::new(resource.with_endpoints(part.endpoints.clone()))));
         }
         if last.is_none_or(|last| last.backends != part.backends || last.endpoints != part.endpoints) {
-            let message = cluster::endpoints(part.endpoints.as_str(), part.backends);
+            let message = cluster::endpoints(part.endpoints.as_str(), part.backends, part.settings);
             out.put(ResourceType::Endpoints, part.endpoints.clone(), &message, Some(service_ref(service)));
         }
     }

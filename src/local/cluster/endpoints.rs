@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::object::{name, namespace};
 use super::pod::LivePod;
 use super::{hash, object};
+use crate::mesh::object::ZONE_LABEL;
 
 /// The label that names a slice's Service.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -17,7 +18,6 @@ pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Its value for the slices of this file.
 pub(super) const CONTROLLER: &str = "endpointslice-controller.k8s.io";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A family of addresses, by its name in Kubernetes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +120,7 @@ fn endpoint(service: &Service, pod: &LivePod, family: Family) -> Option<Endpoint
     let always = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let terminating = pod.deleted.is_some();
     let metadata = &pod.object.metadata;
-    let zone = [&metadata.labels, &metadata.annotations].into_iter().flatten().find_map(|map| map.get(ZONE));
+    let zone = [&metadata.labels, &metadata.annotations].into_iter().flatten().find_map(|map| map.get(ZONE_LABEL));
     let pod_spec = pod.object.spec.as_ref();
     let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_deref());
     let hostname = pod_spec.and_then(|spec| spec.hostname.clone());

@@ -109,6 +109,8 @@ pub struct PodSpecToRun {
     pub workload: WorkloadKey,
     /// The version that its labels state.
     pub version: Option<String>,
+    /// The zone that its labels state.
+    pub zone: Option<String>,
     /// It gets a sidecar.
     pub meshed: bool,
     /// What runs in it, without the sidecar.

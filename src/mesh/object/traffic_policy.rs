@@ -77,6 +77,8 @@ pub struct ConnectionSettings {
     pub outliers: Option<OutlierDetection>,
     /// `loadBalancing.algorithm`.
     pub algorithm: Algorithm,
+    /// `loadBalancing.zone`; `None`: as the Service says.
+    pub zone: Option<ZonePreference>,
     /// `loadBalancing.slowStart`: how long a new endpoint takes until it gets its whole share.
     pub slow_start: Option<Duration>,
     /// `connections.maxAge`: a connection for HTTP is not used for longer.
@@ -117,6 +119,16 @@ pub enum Algorithm {
     RingHash,
     /// By a hash of the request, in a table.
     Maglev,
+}
+
+/// Whether calls stay in their caller's zone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ZonePreference {
+    /// Every endpoint is as good as any other.
+    #[default]
+    Any,
+    /// They do while there is a healthy endpoint in it.
+    Prefer,
 }
 
 impl Algorithm {

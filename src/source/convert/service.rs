@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::mesh::object::{Endpoint, EndpointSlice, Service, ServicePort, TargetPort};
+use crate::mesh::object::{Endpoint, EndpointSlice, Service, ServicePort, TargetPort, ZonePreference};
 use crate::mesh::{PodKey, ServiceKey};
 
 use super::{Findings, name_of, namespace_of, protocol};
@@ -35,7 +35,44 @@ pub(super) fn service(service: &core::Service, findings: &mut Findings) -> Optio
         headless,
         ports: ports(spec.ports.as_deref().unwrap_or_default(), findings),
         selector: spec.selector.clone().unwrap_or_default(),
+        zone: zone(service, headless, findings),
     })
+}
+
+/// The annotation by which Kubernetes is asked to keep calls in their zone, and its older name. It has meant so before
+/// there was `spec.trafficDistribution`.
+const TOPOLOGY_MODES: [&str; 2] = ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
+
+fn zone(service: &core::Service, headless: bool, findings: &mut Findings) -> ZonePreference {
+    let annotations = service.metadata.annotations.as_ref();
+    let annotated = TOPOLOGY_MODES.into_iter().find(|name| {
+        let mode = annotations.and_then(|annotations| annotations.get(*name));
+        mode.is_some_and(|mode| mode.eq_ignore_ascii_case("auto"))
+    });
+    let field = "spec.trafficDistribution";
+    let asked = match service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref()) {
+        Some("PreferClose" | "PreferSameZone") => Some(field.to_owned()),
+        Some("PreferSameNode") => {
+            let reason = "sidecars know zones and no nodes, so `PreferSameNode` counts as `PreferSameZone`";
+            findings.warning(field, reason, "use PreferSameZone");
+            Some(field.to_owned())
+        }
+        Some(other) if !other.is_empty() => {
+            let reason = format!("`{other}` is not known and changes nothing");
+            findings.warning(field, reason, "use PreferSameZone, or remove it");
+            None
+        }
+        _ => None,
+    };
+    match asked.or_else(|| annotated.map(|name| format!("metadata.annotations.{name}"))) {
+        Some(field) if headless => {
+            let reason = "callers of a headless Service choose a pod themselves, in whichever zone it is";
+            findings.warning(field, reason, "give the Service a cluster IP, or remove it");
+            ZonePreference::Any
+        }
+        Some(_) => ZonePreference::Prefer,
+        None => ZonePreference::Any,
+    }
 }
 
 /// The TCP ports; UDP and SCTP ports are no business of the mesh.
@@ -108,6 +145,17 @@ fn is_port_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
+/// The zone whose callers an endpoint is for. Kubernetes may give it to several; then its own if it is among them.
+fn zone_of(endpoint: &discovery::Endpoint) -> Option<&str> {
+    let own = endpoint.zone.as_deref().filter(|zone| !zone.is_empty());
+    let hints = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+    let hinted = || hints.iter().map(|hint| hint.name.as_str()).filter(|zone| !zone.is_empty());
+    match own.filter(|own| hinted().any(|zone| zone == *own)) {
+        Some(own) => Some(own),
+        None => hinted().next().or(own),
+    }
+}
+
 /// An EndpointSlice; `None` for one that is no Service's, or that has names in place of addresses.
 pub(super) fn endpoint_slice(slice: &discovery::EndpointSlice, findings: &mut Findings) -> Option<EndpointSlice> {
     let metadata = &slice.metadata;
@@ -165,7 +213,7 @@ pub(super) fn endpoint_slice(slice: &discovery::EndpointSlice, findings: &mut Fi
                 let namespace = target.namespace.as_deref().map_or_else(|| namespace.clone(), Into::into);
                 Some(PodKey::new(namespace, target.name.as_deref()?))
             }),
-            zone: endpoint.zone.clone(),
+            zone: zone_of(endpoint).map(Into::into),
         })
     };
     let endpoints = slice.endpoints.iter().flatten().enumerate().filter_map(endpoint).collect();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::protocol;
 use crate::mesh::object::{
     AuthorizationMode, DiscoveryMode, MtlsMode, Object, Pod, Probe, Protocol, Service, TargetPort, TargetRule,
-    TrafficSplit, TrafficTarget,
+    TrafficSplit, TrafficTarget, ZonePreference,
 };
 use crate::mesh::{PodKey, ServiceAccountKey, ServiceKey, WorkloadKey};
 use crate::source::Event;
@@ -202,6 +202,54 @@ fn an_endpoint_slice_keeps_what_is_known_of_each_endpoint() {
     assert_eq!(slice.endpoints[0].pod, Some(PodKey::new("shop", "cart-1")));
     assert!(slice.endpoints[0].ready && !slice.endpoints[0].terminating);
     assert!(!slice.endpoints[1].ready && slice.endpoints[1].terminating);
+}
+
+#[test]
+fn an_endpoint_is_for_the_zone_that_its_hints_say() {
+    let zone = |endpoint: &str| {
+        let object = clean(&format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: x, labels: {{kubernetes.io/service-name: cart}}}}\n\
+             endpoints: [{{addresses: [10.0.0.1], {endpoint}}}]\n"
+        ));
+        let Some(Object::EndpointSlice(slice)) = object else { panic!("{object:?}") };
+        slice.endpoints[0].zone.as_deref().map(str::to_owned)
+    };
+    for (endpoint, expected) in [
+        ("zone: a", Some("a")),
+        ("zone: a, hints: {forZones: [{name: b}]}", Some("b")),
+        ("zone: a, hints: {forZones: [{name: b}, {name: a}]}", Some("a")),
+        ("zone: a, hints: {}", Some("a")),
+        ("hints: {forZones: [{name: b}]}", Some("b")),
+        ("zone: ''", None),
+        ("nodeName: n", None),
+    ] {
+        assert_eq!(zone(endpoint).as_deref(), expected, "{endpoint}");
+    }
+}
+
+#[test]
+fn a_service_says_that_calls_stay_in_their_zone() {
+    let zone = |annotations: &str, spec: &str| {
+        let object = clean(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: cart, annotations: {{{annotations}}}}}\n\
+             spec: {{{spec}, ports: [{{port: 80}}]}}\n"
+        ));
+        let Some(Object::Service(service)) = object else { panic!("{object:?}") };
+        service.zone
+    };
+    let (any, prefer) = (ZonePreference::Any, ZonePreference::Prefer);
+    for (annotations, spec, expected) in [
+        ("", "clusterIP: 10.96.0.1", any),
+        ("", "trafficDistribution: PreferClose", prefer),
+        ("", "trafficDistribution: PreferSameZone", prefer),
+        ("service.kubernetes.io/topology-mode: Auto", "clusterIP: 10.96.0.1", prefer),
+        ("service.kubernetes.io/topology-aware-hints: auto", "clusterIP: 10.96.0.1", prefer),
+        ("service.kubernetes.io/topology-mode: Disabled", "clusterIP: 10.96.0.1", any),
+        ("service.kubernetes.io/topology-mode: Disabled", "trafficDistribution: PreferClose", prefer),
+    ] {
+        assert_eq!(zone(annotations, spec), expected, "{annotations} {spec}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::duration::HumanDuration;
 use crate::mesh::object::{
     Algorithm, ConnectionSettings, HashKey, OutlierDetection, RateLimit, RequestSettings, Retries, RetryBudget,
-    TrafficPolicy,
+    TrafficPolicy, ZonePreference,
 };
 use crate::source::manifest::traffic_policy as manifest;
 
@@ -58,6 +58,7 @@ pub(super) fn policy(policy: &manifest::TrafficPolicy, findings: &mut Findings) 
     let outliers = spec.outlier_detection.as_ref().map(|outliers| self::outliers(outliers, findings));
     let (algorithm, hash, slow_start) =
         spec.load_balancing.as_ref().map(|balancing| self::balancing(balancing, findings)).unwrap_or_default();
+    let zone = spec.load_balancing.as_ref().and_then(|balancing| zone(balancing, algorithm, findings));
     let max_age = spec.connections.as_ref().and_then(|connections| connections.max_age);
     Some(TrafficPolicy {
         namespace,
@@ -72,6 +73,7 @@ pub(super) fn policy(policy: &manifest::TrafficPolicy, findings: &mut Findings) 
             retry_budget,
             outliers,
             algorithm,
+            zone,
             slow_start,
             max_age: any("spec.connections.maxAge", max_age, findings),
         },
@@ -194,6 +196,23 @@ fn balancing(
         findings.error("spec.loadBalancing.slowStart", reason, "use RoundRobin or LeastRequest, or remove it");
     }
     (algorithm, hash, slow_start)
+}
+
+fn zone(balancing: &manifest::LoadBalancing, algorithm: Algorithm, findings: &mut Findings) -> Option<ZonePreference> {
+    let field = "spec.loadBalancing.zone";
+    match balancing.zone.as_deref()? {
+        "Any" => Some(ZonePreference::Any),
+        "Prefer" if algorithm.hashes() => {
+            let reason = "a hash leads to its endpoint, whatever the endpoint's zone";
+            findings.error(field, reason, "use RoundRobin or LeastRequest, or remove it");
+            None
+        }
+        "Prefer" => Some(ZonePreference::Prefer),
+        other => {
+            findings.error(field, format!("`{other}` says nothing of zones"), "use Prefer or Any");
+            None
+        }
+    }
 }
 
 fn hash_key(hash: &manifest::HashKey, findings: &mut Findings) -> Option<HashKey> {

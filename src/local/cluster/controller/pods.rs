@@ -258,6 +258,7 @@ impl Cluster {
             account: ServiceAccountKey::new(key.namespace.clone(), account),
             workload,
             version: blueprint.metadata.labels.as_ref().and_then(mesh::object::version).map(str::to_owned),
+            zone: blueprint.metadata.labels.as_ref().and_then(mesh::object::zone).map(str::to_owned),
             meshed: template::is_meshed(&blueprint.spec),
             containers,
             probes,
