@@ -64,7 +64,7 @@ pub struct KubernetesOrigin {
 
 /// An origin that can be read.
 pub(super) enum Opened {
-    Directory { source: Option<DirectorySource>, verifier: TokenVerifier, ca_dir: Option<PathBuf> },
+    Directory { source: Option<DirectorySource>, verifier: Box<TokenVerifier>, ca_dir: Option<PathBuf> },
     Kubernetes(Box<OnKubernetes>),
 }
 
@@ -86,7 +86,7 @@ impl Opened {
                 let key = std::fs::read(&token_key).map_err(unreadable)?;
                 let verifier = TokenVerifier::from_pem(&key, clock.clone())
                     .map_err(|error| Error::TokenKey { path: token_key.clone(), error })?;
-                Ok(Self::Directory { source: Some(DirectorySource::open(path)?), verifier, ca_dir })
+                Ok(Self::Directory { source: Some(DirectorySource::open(path)?), verifier: Box::new(verifier), ca_dir })
             }
             Origin::Kubernetes(KubernetesOrigin { kubeconfig, namespace, replica, ca_secret }) => {
                 let cluster = Cluster::connect(kubeconfig.as_deref(), namespace, replica).await?;
@@ -155,7 +155,7 @@ impl Opened {
         clock: Clock,
     ) -> Arc<dyn Authenticator> {
         match self {
-            Self::Directory { verifier, .. } => Arc::new(Tokens::new(verifier.clone(), trust_domain)),
+            Self::Directory { verifier, .. } => Arc::new(Tokens::new((**verifier).clone(), trust_domain)),
             Self::Kubernetes(on) => Arc::new(TokenReviews::new(on.cluster.client(), mesh, trust_domain, clock)),
         }
     }

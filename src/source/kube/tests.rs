@@ -181,10 +181,16 @@ fn meshed_namespaces_are_known_from_labels_and_from_pods_without_an_address() {
 
 /// A server that answers each request for Services by the next of a script, and knows no other kind.
 #[derive(Clone)]
-struct Scripted(Arc<Mutex<(VecDeque<(u16, Value)>, Vec<String>)>>);
+struct Scripted(Arc<Mutex<Script>>);
+
+/// The answers that are left, and the queries that were asked.
+type Script = (VecDeque<Answer>, Vec<String>);
+
+/// The HTTP status and the body.
+type Answer = (u16, Value);
 
 impl Scripted {
-    fn new(script: impl IntoIterator<Item = (u16, Value)>) -> Self {
+    fn new(script: impl IntoIterator<Item = Answer>) -> Self {
         Self(Arc::new(Mutex::new((script.into_iter().collect(), Vec::new()))))
     }
 
@@ -202,7 +208,7 @@ impl Scripted {
         Client::new(tower::service_fn(answer), "default")
     }
 
-    fn answer(&self, uri: &http::Uri) -> Option<(u16, Value)> {
+    fn answer(&self, uri: &http::Uri) -> Option<Answer> {
         let (script, asked) = &mut *self.0.lock().unwrap();
         let query = uri.query().unwrap_or_default();
         if uri.path() == "/api/v1/services" {
@@ -224,7 +230,7 @@ fn status(code: u16) -> Value {
     json!({"kind": "Status", "status": "Failure", "code": code, "message": "as it was told", "reason": "Test"})
 }
 
-fn page(items: &[Value], more: Option<&str>) -> (u16, Value) {
+fn page(items: &[Value], more: Option<&str>) -> Answer {
     (200, json!({"metadata": {"resourceVersion": "7", "continue": more}, "items": items}))
 }
 

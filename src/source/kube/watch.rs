@@ -21,7 +21,7 @@ use super::resource::{self, Resource};
 use super::standing::{Failure, Standing};
 
 /// Objects of one page of a list: a Pod has some 10 KB, and a page is in memory as a whole.
-const PAGE: u32 = 250;
+const PAGE: u32 = 100;
 /// How long a request may take until its answer is there. A watch begins to answer at once.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a watch is asked for; then it goes on with a new request.
