@@ -7,6 +7,7 @@
 //! ```
 
 mod changes;
+mod chaos;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use anyhow::Context;
 
 pub use self::changes::Discovery;
 use self::changes::{Change, Pods, Step};
+pub use self::chaos::Chaos;
 use self::watch::Watch;
 use crate::held::Held;
 use crate::load::{Load, Summary};
@@ -77,7 +79,7 @@ impl Churn {
     /// # Errors
     /// When a change does not come about.
     pub fn run(&self, mesh: &Mesh, scenarios: &mut Scenarios) -> anyhow::Result<bool> {
-        let changes = changes::all(self.discovery);
+        let changes = changes::harmless(self.discovery);
         begin(mesh, &changes)?;
         let started = Instant::now();
         for round in self.seed.. {
@@ -136,7 +138,7 @@ struct Running<'a> {
 
 impl<'a> Running<'a> {
     fn start(mesh: &'a Mesh) -> anyhow::Result<Self> {
-        let mut watch = Watch::default();
+        let mut watch = Watch::for_losses();
         watch.look(mesh)?; // what was counted before this round is no matter of it
         let held = HELD.iter().map(|(pod, host)| {
             anyhow::Ok((format!("{pod} holds a connection to {host}"), Held::start(mesh, pod, host, 7000)?))
@@ -232,16 +234,19 @@ fn write(mesh: &Mesh, files: &[(&str, Option<String>)], pods: Option<&Pods>) -> 
         Ok(mesh.pods_of(WORK, pods.workload)?.into_iter().map(|pod| pod.name).collect())
     };
     let old = pods.filter(|pods| pods.new).map(names).transpose()?.unwrap_or_default();
-    for (file, text) in files {
-        match text {
-            Some(text) => mesh.put(file, text)?,
-            None => mesh.delete(file)?,
-        }
-    }
+    put(mesh, files)?;
     let Some(pods) = pods else { return Ok(()) };
     until(&format!("new pods of {}", pods.workload), PATIENCE, || {
         let left = names(pods)?.intersection(&old).count();
         Ok(if left > 0 { Err(format!("{left} old ones are left")) } else { Ok(()) })
     })?;
     mesh.wait_for_pods(WORK, pods.workload, pods.count)
+}
+
+/// Writes or removes files, and waits for nothing.
+fn put(mesh: &Mesh, files: &[(&str, Option<String>)]) -> anyhow::Result<()> {
+    files.iter().try_for_each(|(file, text)| match text {
+        Some(text) => mesh.put(file, text),
+        None => mesh.delete(file),
+    })
 }

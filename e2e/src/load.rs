@@ -55,6 +55,24 @@ impl Summary {
         if self.succeeded == 0 { 0.0 } else { 100.0 * count as f64 / self.succeeded as f64 }
     }
 
+    /// Adds the calls of another; of the latencies the longer ones stay.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        for (code, count) in other.codes {
+            *self.codes.entry(code).or_default() += count;
+        }
+        for (responder, count) in other.responders {
+            *self.responders.entry(responder).or_default() += count;
+        }
+        let Latency { p50, p99, max } = &mut self.latency_ms;
+        *p50 = p50.max(other.latency_ms.p50);
+        *p99 = p99.max(other.latency_ms.p99);
+        *max = max.max(other.latency_ms.max);
+        self.errors.extend(other.errors);
+    }
+
     /// `N requests, N failed (what failed)`.
     pub fn said(&self) -> String {
         let mut text = format!("{} requests, {} failed", self.requests, self.failed);

@@ -5,6 +5,8 @@
 //!               └──────────────────public key PEM (--token-key)──────────────────┘
 //! ```
 
+mod es256;
+
 use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::errors::ErrorKind;
@@ -137,6 +139,7 @@ impl std::fmt::Debug for TokenSigner {
 impl TokenSigner {
     /// A signer with a new key.
     pub fn generate(clock: Clock) -> Result<Self, TokenKeyError> {
+        es256::install();
         let failed = |error: &dyn std::fmt::Display| TokenKeyError::Generate(error.to_string());
         let pair = KeyPair::generate().map_err(|error| failed(&error))?;
         let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).map_err(|error| failed(&error))?;
@@ -185,6 +188,7 @@ impl std::fmt::Debug for TokenVerifier {
 impl TokenVerifier {
     /// A verifier with the public key in `pem`.
     pub fn from_pem(pem: &[u8], clock: Clock) -> Result<Self, TokenKeyError> {
+        es256::install();
         let key = DecodingKey::from_ec_pem(pem).map_err(|_| TokenKeyError::PublicKey)?;
         // Only the signature is left to the library: times are measured by our clock, and each cause has its error.
         let mut validation = Validation::new(Algorithm::ES256);

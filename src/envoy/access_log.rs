@@ -108,7 +108,13 @@ fn fields(side: Side, what: What) -> Vec<Field> {
     }
     fields.extend([
         ("flags", "%RESPONSE_FLAGS%"),
-        ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+        (
+            "failure",
+            match side {
+                Side::Outbound => "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+                Side::Inbound => "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+            },
+        ),
         ("duration_ms", "%DURATION%"),
     ]);
     if what == What::Request {

@@ -111,7 +111,16 @@ pub(super) fn of_plaintext_requests(mode: MetricsMode, probes: &BTreeSet<Probe>)
 /// (`flush_access_log_on_connected`).
 pub(super) fn of_connections(mode: MetricsMode, reporter: Reporter) -> Vec<AccessLog> {
     let edge = [&reporter.edge()[..], reporter.principals()].concat();
-    let outcome = [("response_flags", "%RESPONSE_FLAGS%"), ("termination", "%CONNECTION_TERMINATION_DETAILS%")];
+    // A callee denies a connection in the handshake where it can, and else by its rules. The reason as Envoy words it
+    // quotes the certificate.
+    let termination = match reporter.side() {
+        Side::Outbound => "%CONNECTION_TERMINATION_DETAILS%",
+        Side::Inbound => {
+            "%CONNECTION_TERMINATION_DETAILS%\
+             %CEL(connection.transport_failure_reason.contains('SAN matcher') ? 'san_denied' : '')%"
+        }
+    };
+    let outcome = [("response_flags", "%RESPONSE_FLAGS%"), ("termination", termination)];
     let opened = vec![count("tcp_connections_opened_total", edge.clone())];
     let closed = vec![
         count("tcp_connections_closed_total", [&edge, &outcome[..]].concat()),
@@ -278,7 +287,7 @@ mod tests {
     use super::*;
 
     /// The operators whose values the mesh decides, or Envoy.
-    const OPERATORS: [&str; 14] = [
+    const OPERATORS: [&str; 15] = [
         "ENVIRONMENT(WEFT_",
         "CLUSTER_METADATA(weft:",
         "UPSTREAM_METADATA(weft:",
@@ -293,6 +302,7 @@ mod tests {
         "RESPONSE_FLAGS%",
         "GRPC_STATUS_NUMBER%",
         "CONNECTION_TERMINATION_DETAILS%",
+        "CEL(connection.transport_failure_reason.contains('SAN matcher') ? 'san_denied' : '')%",
     ];
 
     /// The formats of all labels.

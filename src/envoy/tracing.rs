@@ -31,7 +31,7 @@ use prost::{Message, Name};
 use super::collector::TIMEOUT;
 use super::message::{boolean, duration, extension};
 use super::names::TRACING;
-use crate::mesh::telemetry::{HostPort, Sampling, TagValue, TraceProvider, TraceTag, Tracing};
+use crate::mesh::telemetry::{HostPort, Sampling, SpanNames, TagValue, TraceProvider, TraceTag, Tracing};
 
 /// Whether a request is gRPC, as Envoy's expression language asks it.
 const IS_GRPC: &str =
@@ -46,7 +46,7 @@ pub(super) fn trace(manager: &mut HttpConnectionManager, tracing: &Tracing) {
         random_sampling: (!samples_itself).then(|| percent(tracing.sampling)),
         provider: Some(provider(&tracing.provider, tracing.sampling)),
         custom_tags: tracing.tags.iter().map(tag).collect(),
-        operation: operation(),
+        operation: operation(tracing.spans),
         ..Default::default()
     });
     // A request's id is not changed to say that the request is traced: the trace context says it.
@@ -57,12 +57,14 @@ pub(super) fn trace(manager: &mut HttpConnectionManager, tracing: &Tracing) {
     manager.request_id_extension = Some(RequestIdExtension { typed_config: Some(pack_any(ids)) });
 }
 
-/// `GET cart.shop`, and the method of gRPC: `/weft.app.v1.Echo/Echo`. Envoy 1.36 does not know the field and says
-/// `egress cart.shop` at the caller and `ingress` at the callee.
-fn operation() -> String {
-    format!(
-        "%CEL({IS_GRPC} ? request.path : request.method)%%CEL({IS_GRPC} ? '' : ' ')%%CEL({IS_GRPC} ? '' : request.host)%"
-    )
+/// `GET cart.shop`, and the method of gRPC: `/weft.app.v1.Echo/Echo`.
+fn operation(names: SpanNames) -> String {
+    match names {
+        SpanNames::OfRequests => format!(
+            "%CEL({IS_GRPC} ? request.path : request.method)%%CEL({IS_GRPC} ? '' : ' ')%%CEL({IS_GRPC} ? '' : request.host)%"
+        ),
+        SpanNames::OfEnvoy => String::new(),
+    }
 }
 
 fn provider(provider: &TraceProvider, sampling: Sampling) -> Provider {

@@ -12,6 +12,18 @@ pub struct Tracing {
     pub sampling: Sampling,
     /// `tags`.
     pub tags: Vec<TraceTag>,
+    /// What spans are called.
+    pub spans: SpanNames,
+}
+
+/// What spans are called.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum SpanNames {
+    /// By the request: `GET cart.shop`.
+    #[default]
+    OfRequests,
+    /// As Envoy does by itself, where it cannot be told: `egress cart.shop`, `ingress`.
+    OfEnvoy,
 }
 
 /// The protocol and the place of the collector of spans.

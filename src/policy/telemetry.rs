@@ -2,7 +2,7 @@
 
 use crate::mesh::World;
 use crate::mesh::object::{MeshConfig, MetricsMode, Pod};
-use crate::mesh::telemetry::{AccessLog, AccessLogMode, Tracing};
+use crate::mesh::telemetry::{AccessLog, AccessLogMode, LogOutput, SpanNames, Tracing};
 
 /// Nothing is off by a flag: what is not there is not told.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -16,12 +16,13 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// What older Envoys can tell instead; `None` if they can tell all of it.
+    /// What older Envoys can tell instead; `None` if they can tell all of it. They know neither the stats logger nor
+    /// names for spans, nor the form of OTLP logs that newer ones want: what would go there goes to their output.
     pub fn for_older(&self) -> Option<Self> {
-        match self.metrics {
-            MetricsMode::Basic => None,
-            MetricsMode::Full => Some(Self { metrics: MetricsMode::Basic, ..self.clone() }),
-        }
+        let access_log = self.access_log.clone().map(|log| AccessLog { output: LogOutput::Stdout, ..log });
+        let tracing = self.tracing.clone().map(|tracing| Tracing { spans: SpanNames::OfEnvoy, ..tracing });
+        let older = Self { metrics: MetricsMode::Basic, access_log, tracing };
+        (older != *self).then_some(older)
     }
 }
 
@@ -66,7 +67,19 @@ mod tests {
             provider: TraceProvider::OtlpGrpc(collector),
             sampling: "1".parse().expect("a share"),
             tags: Vec::new(),
+            spans: SpanNames::OfRequests,
         }
+    }
+
+    #[test]
+    fn an_older_envoy_logs_to_its_output_what_a_newer_one_sends() {
+        let output = LogOutput::OtlpGrpc("otel.observability:4317".parse().expect("a collector"));
+        let sent = AccessLog { mode: AccessLogMode::Errors, output, ..AccessLog::default() };
+        let basic = Telemetry { metrics: MetricsMode::Basic, ..Telemetry::default() };
+        let newer = Telemetry { access_log: Some(sent.clone()), ..basic.clone() };
+        let printed = Some(AccessLog { output: LogOutput::Stdout, ..sent });
+        assert_eq!(newer.for_older(), Some(Telemetry { access_log: printed, ..basic.clone() }));
+        assert_eq!(basic.for_older(), None, "the same for both");
     }
 
     #[test]

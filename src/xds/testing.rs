@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -9,6 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::auth::{AuthError, Authenticator, ProxyIdentity, Secrets};
+use super::session::Patience;
 use crate::mesh::{PodKey, ProxyId, ServiceAccountKey, SpiffeId, TrustDomain};
 use crate::snapshot::{Change, Fallback, Hosts, Pushed, Resource, ResourceName, ResourceType, View};
 
@@ -107,4 +109,9 @@ impl Authenticator for TestTokens {
         }
         .boxed()
     }
+}
+
+/// As by default, but what nobody uses any more is removed at once.
+pub(crate) fn patience() -> Patience {
+    Patience { lingering: Duration::ZERO, ..Patience::default() }
 }

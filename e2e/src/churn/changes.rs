@@ -37,10 +37,27 @@ pub enum Discovery {
     Eager,
 }
 
-/// Every change. The last step of each is where the run begins.
-pub(super) fn all(discovery: Discovery) -> Vec<Change> {
+/// Every change that costs nothing. The last step of each is where the run begins.
+pub(super) fn harmless(discovery: Discovery) -> Vec<Change> {
+    let mut changes = vec![Change { name: "discovery", steps: modes(discovery) }];
+    changes.extend(of_routes());
+    changes
+}
+
+/// Those, and such as do harm on purpose.
+pub(super) fn all() -> Vec<Change> {
+    let mut changes = vec![
+        Change { name: "mesh", steps: meshes() },
+        Change { name: "fault", steps: faults() },
+        Change { name: "denial", steps: denials() },
+        Change { name: "policy", steps: policies() },
+    ];
+    changes.extend(of_routes());
+    changes
+}
+
+fn of_routes() -> Vec<Change> {
     vec![
-        Change { name: "discovery", steps: modes(discovery) },
         Change { name: "mTLS", steps: mtls() },
         Change { name: "access", steps: targets() },
         Change { name: "scale", steps: scale() },
@@ -75,6 +92,90 @@ fn modes(first: Discovery) -> Vec<Step> {
     vec![
         write("the other mode", "config.yaml", config(other)),
         write("the mode as before", "config.yaml", config(first)),
+    ]
+}
+
+/// What the mesh does and tells.
+fn meshes() -> Vec<Step> {
+    let config = |what, spec: &[&str]| {
+        let spec: String = spec.iter().map(|line| format!("  {line}\n")).collect();
+        let text =
+            format!("apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec:\n{spec}");
+        write(what, "config.yaml", text)
+    };
+    const ENFORCE: &str = "authorization: {mode: Enforce}";
+    // A call that fails tells of itself in the log.
+    const JSON: &str = "accessLog: {mode: Errors, format: Json}";
+    const TEXT: &str = "accessLog: {mode: Errors, format: Text}";
+    vec![
+        config("everything is pushed", &[TEXT, ENFORCE, "discovery: {mode: Eager}"]),
+        config("other access logs", &[JSON, ENFORCE, "discovery: {mode: Eager}"]),
+        config("on demand", &[JSON, ENFORCE]),
+        config("denials are audited only", &[JSON, "authorization: {mode: Audit}"]),
+        config("few metrics", &[JSON, "authorization: {mode: Audit}", "metrics: {mode: Basic}"]),
+        config("as at the beginning", &[TEXT, ENFORCE]),
+    ]
+}
+
+/// Some requests of one caller to `root` go wrong on purpose.
+fn faults() -> Vec<Step> {
+    const FILE: &str = "fault.yaml";
+    let fault = |what, harm: &str| {
+        let text = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficFault\nmetadata: {{name: root, namespace: work}}\nspec:\n  \
+             targetRefs: [{{kind: Service, name: root, port: 80}}]\n  \
+             callers: [{{kind: ServiceAccount, name: a, namespace: app}}]\n  {harm}\n"
+        );
+        write(what, FILE, text)
+    };
+    vec![
+        fault("a third is aborted", "percentage: 33\n  abort: {httpStatus: 418}"),
+        fault("half are delayed", "percentage: 50\n  delay: {fixed: 30ms}"),
+        fault("all are aborted", "abort: {httpStatus: 418}"),
+        Step::Write { what: "no fault", files: vec![(FILE, None)], pods: None },
+    ]
+}
+
+/// Who may call `guarded`, whose pod stays.
+fn denials() -> Vec<Step> {
+    let allowed = |what, sources: &[&str]| {
+        let sources: String = sources
+            .iter()
+            .map(|name| format!("    - {{kind: ServiceAccount, name: {name}, namespace: app}}\n"))
+            .collect();
+        let target = format!(
+            "apiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\n\
+             metadata: {{name: guarded, namespace: work}}\nspec:\n  \
+             destination: {{kind: ServiceAccount, name: guarded, namespace: work}}\n  sources:\n{sources}  \
+             rules:\n    - {{kind: HTTPRouteGroup, name: http, matches: [everything]}}\n"
+        );
+        let workload = Workload { name: "guarded", labels: "app: guarded", account: "guarded", ..ROOT };
+        let text = format!("{target}---\n{}---\n{}", service("guarded", "app: guarded", PORTS), workload.yaml());
+        Step::Write {
+            what,
+            files: vec![("guarded.yaml", Some(text))],
+            pods: Some(Pods { workload: "guarded", count: 1, new: false }),
+        }
+    };
+    vec![allowed("another may call", &["a", "b"]), allowed("that one may no more", &["a"])]
+}
+
+/// How calls to `rolling` are made.
+fn policies() -> Vec<Step> {
+    const FILE: &str = "policy.yaml";
+    let policy = |what, field: &str| {
+        let text = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: rolling, namespace: work}}\nspec:\n  \
+             targetRefs: [{{kind: Service, name: rolling, port: 80}}]\n  {field}\n"
+        );
+        write(what, FILE, text)
+    };
+    vec![
+        policy("timeouts and retries", "timeouts: {request: 10s}\n  retries: {on: [reset], attempts: 2}"),
+        policy("a ring", "loadBalancing: {algorithm: RingHash, hash: [{header: x-user}]}"),
+        policy("limits", "limits: {connections: 100, requests: 200}"),
+        policy("ejection", "outlierDetection: {consecutiveErrors: 5, interval: 1s, ejectionTime: 1s}"),
+        Step::Write { what: "no policy", files: vec![(FILE, None)], pods: None },
     ]
 }
 
@@ -131,6 +232,7 @@ struct Workload {
     name: &'static str,
     labels: &'static str,
     version: &'static str,
+    account: &'static str,
     replicas: usize,
     /// Added to every port number that it listens on.
     offset: u16,
@@ -138,7 +240,7 @@ struct Workload {
 
 impl Workload {
     fn yaml(&self) -> String {
-        let Self { name, labels, version, replicas, offset } = self;
+        let Self { name, labels, version, account, replicas, offset } = self;
         let [http, other, grpc, tcp] = [8080, 8081, 9090, 7000].map(|port: u16| port + offset);
         format!(
             "apiVersion: apps/v1
@@ -151,7 +253,7 @@ spec:
     metadata:
       labels: {{{labels}, version: {version}}}
     spec:
-      serviceAccountName: root
+      serviceAccountName: {account}
       containers:
         - name: app
           image: ghcr.io/weft-mesh/weft:0.1.0
@@ -186,7 +288,8 @@ const PORTS: &str = "    - {name: http, port: 80, targetPort: http}
 /// The pods that all Services but one begin with.
 const V1: &str = "app: root, version: v1";
 
-const ROOT: Workload = Workload { name: "root-v1", labels: "app: root", version: "v1", replicas: 1, offset: 0 };
+const ROOT: Workload =
+    Workload { name: "root-v1", labels: "app: root", version: "v1", account: "root", replicas: 1, offset: 0 };
 
 /// The pods behind almost every Service come and go.
 fn scale() -> Vec<Step> {
@@ -207,7 +310,7 @@ fn scale() -> Vec<Step> {
 /// A Deployment's pods are replaced by such as listen on other ports.
 fn rollout() -> Vec<Step> {
     let on = |offset| {
-        let workload = Workload { name: "rolling", labels: "app: rolling", version: "v1", replicas: 1, offset };
+        let workload = Workload { name: "rolling", labels: "app: rolling", offset, ..ROOT };
         format!("{}---\n{}", service("rolling", "app: rolling", PORTS), workload.yaml())
     };
     let pods = || Pods { workload: "rolling", count: 1, new: true };

@@ -20,21 +20,36 @@ const ALARMS: &str = "(upstream_cx_connect_fail|upstream_cx_connect_timeout|upst
 /// Where a counter is about what comes in.
 const PROBED: [&str; 2] = ["inbound", "15006"];
 
+/// Counters that stay at 0 even where faults and denials are meant.
+const REFUSALS: &str = "(update_rejected|no_filter_chain_match|downstream_cx_protocol_error|ssl.connection_error\
+     |ssl.fail_verify_error|ssl.fail_verify_san|rq_reset_after_downstream_response_started)$";
+
 /// The alarms of all sidecars up to now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
+    counters: &'static str,
     pods: BTreeSet<String>,
     seen: BTreeMap<(String, String), u64>,
 }
 
 impl Watch {
+    /// For whatever may tell of a loss.
+    pub(super) fn for_losses() -> Self {
+        Self { counters: ALARMS, pods: BTreeSet::new(), seen: BTreeMap::new() }
+    }
+
+    /// For what is never meant.
+    pub(super) fn for_refusals() -> Self {
+        Self { counters: REFUSALS, ..Self::for_losses() }
+    }
+
     /// The alarms since the last look, as `POD COUNTER +N`. Not while pods come and go.
     pub(super) fn look(&mut self, mesh: &Mesh) -> anyhow::Result<Vec<String>> {
         let mut new = Vec::new();
         for pod in mesh.client().status()?.pods.into_iter().filter(|pod| pod.meshed && pod.ready) {
             let name = format!("{}/{}", pod.namespace, pod.name);
             let known = self.pods.contains(&name);
-            for (counter, value) in mesh.stats(&name, ALARMS)? {
+            for (counter, value) in mesh.stats(&name, self.counters)? {
                 // A probe that came before the application listened was refused: that is what probes are for.
                 if !known && PROBED.iter().any(|part| counter.contains(part)) {
                     self.seen.insert((name.clone(), counter), value);

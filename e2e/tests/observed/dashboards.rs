@@ -54,8 +54,9 @@ fn every_panel_has_data() {
     let load = mesh.load("shop/shell", &["--rate", "20", "http://frontend/"]).expect("a load");
     let denied = mesh.load("shop/shell", &["--rate", "2", "--expect", "403", "http://cart/"]).expect("a load");
 
-    // Something for the control plane to deliver.
-    mesh.edit("split-catalog.yaml", |text| text.replacen("weight: 90", "weight: 80", 1)).expect("a change");
+    // Something for the control plane to deliver, between two scrapes of Prometheus.
+    let split = mesh.read("split-catalog.yaml").expect("a split");
+    let mut changes = (0..).map(|number| split.replacen("weight: 90", &format!("weight: {}", 80 + number % 10), 1));
 
     let folder = repository().join("helm/weft/dashboards");
     let mut files: Vec<_> = fs::read_dir(&folder).expect("dashboards").flatten().map(|entry| entry.path()).collect();
@@ -70,6 +71,7 @@ fn every_panel_has_data() {
             let mut wrong = Vec::new();
             let _ = until(&name, PATIENCE, || {
                 wrong.clear();
+                mesh.write("split-catalog.yaml", &changes.next().context("endless")?)?;
                 for variable in variables {
                     wrong.extend(list_without_choice(&prometheus, variable)?);
                 }

@@ -21,6 +21,7 @@ fn sidecars_log_what_they_are_asked_to() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn sidecars_log_what_they_are_asked_to_on_the_oldest_envoy() {
     run("oldest");

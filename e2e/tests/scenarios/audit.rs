@@ -27,6 +27,7 @@ fn what_enforcement_would_deny_is_told_by_edge() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn what_enforcement_would_deny_is_told_by_edge_on_the_oldest_envoy() {
     run("oldest");

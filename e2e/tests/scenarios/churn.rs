@@ -11,6 +11,7 @@ fn nothing_is_lost_while_everything_changes() {
     run("default", &[Discovery::OnDemand, Discovery::Eager]);
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn nothing_is_lost_while_everything_changes_on_the_oldest_envoy() {
     run("oldest", &[Discovery::OnDemand]);

@@ -16,6 +16,7 @@ fn ipv6_is_called_as_ipv4_is() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn ipv6_is_called_as_ipv4_is_on_the_oldest_envoy() {
     run("oldest");

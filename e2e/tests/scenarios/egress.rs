@@ -18,6 +18,7 @@ fn what_leaves_is_what_is_allowed() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn what_leaves_is_what_is_allowed_on_the_oldest_envoy() {
     run("oldest");

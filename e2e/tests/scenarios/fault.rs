@@ -19,6 +19,7 @@ fn faults_hit_whom_they_should_and_nobody_else() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn faults_hit_whom_they_should_on_the_oldest_envoy() {
     run("oldest");

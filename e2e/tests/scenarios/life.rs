@@ -27,6 +27,7 @@ fn pods_come_and_go_without_a_loss() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn pods_come_and_go_without_a_loss_on_the_oldest_envoy() {
     run("oldest");

@@ -1,10 +1,11 @@
 //! Scenarios on stock Envoys that the shop has no part in: each is a small mesh of its own (`e2e/scenarios/NAME`), and
-//! many checks on it.
+//! many checks on it. Most run on the default Envoy; on the oldest one too with the feature `slow`, as `make e2e` does.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
 mod access_log;
 mod audit;
+mod chaos;
 mod churn;
 mod dual_stack;
 mod egress;

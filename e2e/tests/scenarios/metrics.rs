@@ -137,7 +137,7 @@ fn both_sidecars_of_a_call_count_it_with_both_ends() {
         "metrics-tcp denied, at the callee by the caller's principal",
         &denied,
         seen(&mesh, VAULT, &denied, |s| {
-            let wanted = &[("termination", "rbac_access_denied_matched_policy[none]")];
+            let wanted = &[("termination", "san_denied")];
             s.by("source_principal", "tcp_connections_closed_total", wanted)
         }),
     );

@@ -19,6 +19,7 @@ fn each_mode_does_what_it_says() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn each_mode_does_what_it_says_on_the_oldest_envoy() {
     run("oldest");

@@ -24,6 +24,7 @@ fn each_port_is_open_to_whom_it_should_be() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn each_port_is_open_to_whom_it_should_be_on_the_oldest_envoy() {
     run("oldest");

@@ -18,6 +18,7 @@ fn a_policy_does_what_it_says() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn a_policy_does_what_it_says_on_the_oldest_envoy() {
     run("oldest");

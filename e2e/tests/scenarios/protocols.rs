@@ -63,6 +63,7 @@ fn everything_can_be_called() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn everything_can_be_called_on_the_oldest_envoy() {
     run("oldest");

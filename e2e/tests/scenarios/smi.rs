@@ -23,6 +23,7 @@ fn smi_does_what_its_specification_says() {
     run("default");
 }
 
+#[cfg(feature = "slow")]
 #[test]
 fn smi_does_what_its_specification_says_on_the_oldest_envoy() {
     run("oldest");

@@ -112,6 +112,9 @@ fn over_grpc(line: &str, names: Names) {
     checks.equal("trace-names: services", "true", services(&shop));
     checks.equal("trace-names: the pod that a span is of", "shop frontend-", pod_of_a_span(&shop));
     checks.holds("trace-time: an answer that takes 300 ms", "in the spans above it, and in no other", || slow(&shop));
+    checks.holds("trace-fault: a delay of 300 ms before the inventory", "in the spans above, not in its own", || {
+        delayed(&shop)
+    });
     checks.equal("trace-error: a request that fails", "503 true, 503 true", failed(&shop));
     checks.equal("trace-tag: header, literal, environment", "bob eu-1 service.name=shell.shop,…", tags(&shop));
     checks.equal("trace-request-id: the application's own stays", "own", own_request_id(&shop));
@@ -196,16 +199,31 @@ fn slow(shop: &Shop) -> anyhow::Result<(bool, String)> {
     set("300ms")?;
     let trace = shop.call("http://frontend/", &[], CHAIN)?;
     set("0s")?;
+    Ok(took(&trace, &["catalog"]))
+}
+
+/// A TrafficFault's delay is where it was put: between cart and inventory, which does not notice it.
+fn delayed(shop: &Shop) -> anyhow::Result<(bool, String)> {
+    let fault = "apiVersion: weft.dev/v1alpha1\nkind: TrafficFault\nmetadata: {name: slow, namespace: warehouse}\n\
+                 spec:\n  targetRefs: [{kind: Service, name: inventory}]\n  delay: {fixed: 300ms}\n";
+    shop.mesh.write("fault.yaml", fault)?;
+    let trace = shop.call("http://frontend/", &[], CHAIN)?;
+    shop.mesh.remove("fault.yaml")?;
+    Ok(took(&trace, &["catalog", "inventory."]))
+}
+
+/// Whether every span took 300 ms but both ends of the catalog's, which is called beside the cart, and those of these
+/// services; and how long each took.
+fn took(trace: &Trace, quick: &[&str]) -> (bool, String) {
     let took = trace.spans.iter().map(|span| {
         let about = format!("{} {}", trace.service(span), span.tag("span.kind"));
-        // Of the catalog, which is called beside the cart, both ends.
-        let beside = about.starts_with("catalog") || span.tag("http.url").contains("catalog");
-        (about, beside, span.duration / 1000)
+        let is_quick =
+            quick.iter().any(|service| about.starts_with(service)) || span.tag("http.url").contains("catalog");
+        (about, is_quick, span.duration / 1000)
     });
     let took = Vec::from_iter(took);
-    let ok = took.iter().all(|(_, beside, ms)| if *beside { *ms < 300 } else { *ms >= 300 });
-    let said = took.iter().map(|(about, _, ms)| format!("{about} {ms} ms")).collect::<Vec<_>>().join(", ");
-    Ok((ok, said))
+    let ok = took.iter().all(|(_, is_quick, ms)| if *is_quick { *ms < 300 } else { *ms >= 300 });
+    (ok, took.iter().map(|(about, _, ms)| format!("{about} {ms} ms")).collect::<Vec<_>>().join(", "))
 }
 
 fn failed(shop: &Shop) -> anyhow::Result<String> {

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::mesh::telemetry as model;
-use crate::mesh::telemetry::{AccessLogMode, HostPort, LogOutput, Sampling, TagValue, TraceProvider, TraceTag};
+use crate::mesh::telemetry::{
+    AccessLogMode, HostPort, LogOutput, Sampling, SpanNames, TagValue, TraceProvider, TraceTag,
+};
 use crate::source::manifest::telemetry::{self as manifest, AccessLog, Otlp, Tag, Tracing};
 
 use super::Findings;
@@ -85,7 +87,7 @@ pub(super) fn tracing(tracing: &Tracing, findings: &mut Findings) -> Option<mode
         );
         return None;
     };
-    Some(model::Tracing { provider: self::provider(provider, findings)?, sampling, tags })
+    Some(model::Tracing { provider: self::provider(provider, findings)?, sampling, tags, spans: SpanNames::OfRequests })
 }
 
 fn provider(provider: &manifest::TraceProvider, findings: &mut Findings) -> Option<TraceProvider> {

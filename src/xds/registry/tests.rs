@@ -13,9 +13,9 @@ use crate::mesh::PodKey;
 use crate::snapshot::ResourceType::{Cluster, Endpoints, Listener, Route};
 use crate::snapshot::{Pushed, Resource, Version, View};
 use crate::xds::learn::Nobody;
-use crate::xds::session::{Patience, Protocol, Response};
+use crate::xds::session::{Protocol, Response};
 use crate::xds::stream::take_stock;
-use crate::xds::testing::{TestSecrets, gone, identity, put, resource};
+use crate::xds::testing::{TestSecrets, gone, identity, patience, put, resource};
 
 /// The clients refuse resources of this content.
 const BAD: u8 = 9;
@@ -52,7 +52,7 @@ struct Client {
 
 impl Client {
     fn connect(registry: &Arc<Registry>, proxy: ProxyId, wants: Wants, has: Has, now: Instant) -> Self {
-        let (protocol, patience) = (Protocol::Delta, Patience::default());
+        let (protocol, patience) = (Protocol::Delta, patience());
         let session = Session::new(protocol, proxy.clone(), identity("web"), TestSecrets::new(), patience);
         let session = Arc::new(Mutex::new(session));
         let about = ProxyStatus {

@@ -44,17 +44,37 @@ pub(super) struct Exception {
     pub(super) refused: Option<Version>,
     /// It was refused together with others: it is sent once more, alone, to learn which one it was (rule 34).
     pub(super) alone: bool,
-    /// It is gone from the snapshot, and removed when the routes are acknowledged, or at this time (rule 28).
+    /// It is gone from the snapshot, and removed some time after the routes are acknowledged, or at a time (rule 28).
     pub(super) leaving: Option<Leaving>,
 }
 
 /// A removal that waits.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Leaving {
-    /// The number of the snapshot that it is gone from.
-    pub(super) number: u64,
-    /// When it waits no longer.
-    pub(super) until: Instant,
+pub(super) enum Leaving {
+    /// Routes may use it.
+    Used {
+        /// The number of the snapshot that it is gone from.
+        number: u64,
+        /// When it waits no longer.
+        until: Instant,
+    },
+    /// No new request does, by the client's own word; those that it has already may until then. The client has what
+    /// it is to have: nobody waits for this.
+    Unused {
+        /// When it is removed.
+        until: Instant,
+    },
+}
+
+impl Leaving {
+    pub(super) fn until(&self) -> Instant {
+        let (Self::Used { until, .. } | Self::Unused { until }) = self;
+        *until
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        matches!(self, Self::Unused { .. })
+    }
 }
 
 /// A response that is neither acknowledged nor refused.
@@ -423,7 +443,10 @@ impl Held {
     /// The number of the snapshot up to which the client has answered everything of this type.
     pub(super) fn answered_up_to(&self) -> Option<u64> {
         let sent = self.outstanding.front().map(|sent| sent.number);
-        let leaving = self.exceptions.values().filter_map(|exception| Some(exception.leaving?.number));
+        let leaving = self.exceptions.values().filter_map(|exception| match exception.leaving? {
+            Leaving::Used { number, .. } => Some(number),
+            Leaving::Unused { .. } => None,
+        });
         let missing = sent.into_iter().chain(leaving).min();
         let base = match self.kind {
             ResourceType::Secret => u64::MAX,

@@ -47,11 +47,14 @@ pub struct Patience {
     pub warming: Duration,
     /// Removals wait this long for the acknowledgement of listeners and routes (rule 28).
     pub removal: Duration,
+    /// Removals wait this long after it: a request that was routed before may still be held up, by a TrafficFault's
+    /// delay for one, and is lost when its cluster is gone by then.
+    pub lingering: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { warming: Duration::from_secs(5), removal: Duration::from_secs(15) }
+        Self { warming: Duration::from_secs(5), removal: Duration::from_secs(15), lingering: Duration::from_secs(5) }
     }
 }
 
@@ -293,7 +296,7 @@ impl Session {
     /// When `poll` is to be called again although nothing happened.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let leaving =
-            self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| Some(e.leaving?.until));
+            self.types.values().flat_map(|held| held.exceptions.values()).filter_map(|e| Some(e.leaving?.until()));
         leaving.chain(self.warming_until()).filter(|at| *at > now).min()
     }
 
@@ -304,7 +307,7 @@ impl Session {
         let quiet = |held: &Held| {
             !held.dirty(snapshot)
                 && held.outstanding.is_empty()
-                && held.exceptions.values().all(|e| e.leaving.is_none())
+                && held.exceptions.values().all(|e| e.leaving.is_none_or(|leaving| leaving.is_unused()))
         };
         (!snapshot.knows(&self.proxy) || self.types.values().all(quiet)).then(|| snapshot.number())
     }

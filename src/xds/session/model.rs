@@ -407,7 +407,7 @@ impl Model {
 }
 
 fn session(protocol: Protocol) -> Session {
-    Session::new(protocol, proxy(), identity("web"), TestSecrets::new(), Patience::default())
+    Session::new(protocol, proxy(), identity("web"), TestSecrets::new(), patience())
 }
 
 fn play(protocol: Protocol, partial: bool, steps: Vec<Step>) {

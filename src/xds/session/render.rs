@@ -65,7 +65,7 @@ impl Session {
         }
         for (name, has) in plan.leaving {
             let since = held.exceptions.get(&name).and_then(|exception| exception.leaving);
-            let leaving = Leaving { number: snapshot.number(), until: now + self.patience.removal };
+            let leaving = Leaving::Used { number: snapshot.number(), until: now + self.patience.removal };
             let leaving = since.or(Some(leaving));
             held.exceptions.insert(name, Exception { has, leaving, ..Exception::default() });
         }
@@ -104,7 +104,8 @@ impl Session {
         self.respond(kind, snapshot, resources.clone(), missing, Items::First(resources), now)
     }
 
-    /// Removes what has left the snapshot, once the routes that used it are acknowledged, or after a while (rule 28).
+    /// Removes what has left the snapshot, some time after the routes that used it are acknowledged, or when that takes
+    /// too long (rule 28).
     pub(super) fn remove(&mut self, snapshot: &Arc<Snapshot>, now: Instant) -> Option<Response> {
         let unused =
             [ResourceType::Listener, ResourceType::Route].into_iter().all(|kind| match self.types.get(&kind) {
@@ -117,9 +118,18 @@ impl Session {
             let unused = unused && !(warming && kind == ResourceType::Endpoints);
             let Some(held) = self.types.get_mut(&kind) else { continue };
             let complete = held.complete;
-            let due =
-                held.exceptions.iter().filter(|(_, e)| e.leaving.is_some_and(|leaving| unused || leaving.until <= now));
-            let removed: Vec<_> = due.map(|(name, _)| name.clone()).collect();
+            let mut removed = Vec::new();
+            for (name, leaving) in held.exceptions.iter_mut().filter_map(|(name, e)| Some((name, e.leaving.as_mut()?)))
+            {
+                if let Leaving::Used { until, .. } = *leaving
+                    && unused
+                {
+                    *leaving = Leaving::Unused { until: until.min(now + self.patience.lingering) };
+                }
+                if leaving.until() <= now {
+                    removed.push(name.clone());
+                }
+            }
             if removed.is_empty() || held.outstanding.len() >= MAX_OUTSTANDING {
                 continue;
             }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use crate::envoy::{Translator, names};
 use crate::mesh::fixture::*;
 use crate::mesh::object::{AccessLogMode, MeshConfig, Object, Pod};
-use crate::mesh::telemetry::{AccessLog, LogOutput, TraceProvider, Tracing};
+use crate::mesh::telemetry::{AccessLog, LogOutput, SpanNames, TraceProvider, Tracing};
 use crate::mesh::{Event, ProxyId, World};
 use crate::snapshot::{Resource, ResourceType, Snapshot};
 
@@ -52,6 +52,7 @@ fn traced() -> MeshConfig {
         provider: TraceProvider::OtlpGrpc("jaeger.observability:4317".parse().expect("a collector")),
         sampling: "1".parse().expect("a share"),
         tags: Vec::new(),
+        spans: SpanNames::OfRequests,
     };
     MeshConfig { tracing: Some(tracing), ..MeshConfig::default() }
 }

@@ -32,7 +32,7 @@ impl Script {
     fn without_snapshot(protocol: Protocol) -> Self {
         let secrets = TestSecrets::new();
         Self {
-            session: Session::new(protocol, proxy(), identity("web"), secrets.clone(), Patience::default()),
+            session: Session::new(protocol, proxy(), identity("web"), secrets.clone(), patience()),
             snapshot: Arc::new(Snapshot::empty()),
             secrets,
             now: Instant::now(),

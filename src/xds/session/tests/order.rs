@@ -44,6 +44,28 @@ fn rule_28_a_removal_does_not_wait_for_ever() {
 }
 
 #[test]
+fn rule_28_a_cluster_stays_for_the_requests_that_were_routed_to_it_and_nobody_waits_for_that() {
+    let mut s = settled(Protocol::Delta);
+    s.session.patience.lingering = Duration::from_secs(3);
+    s.publish([put(Route, "r", 2), gone(Cluster, "a")]);
+    assert_eq!(s.says(), ["Route r2"]);
+    assert_eq!(s.session.settled(), None);
+    s.ack(Route);
+    assert_eq!(s.says(), QUIET);
+    assert_eq!((s.session.settled(), s.session.answered()), (Some(2), Some(2)));
+    assert_eq!(s.session.deadline(s.now), Some(s.now + Duration::from_secs(3)));
+    s.publish([put(Cluster, "a", 1)]);
+    s.publish([gone(Cluster, "a")]);
+    assert_eq!(s.says(), QUIET, "it has been there all the time");
+    s.publish([put(Route, "r", 3)]);
+    assert_eq!(s.says(), ["Route r3"]);
+    s.wait(Duration::from_secs(3));
+    assert_eq!(s.says(), ["Cluster -a"], "newer routes do not use it either");
+    s.publish([put(Cluster, "a", 1)]);
+    assert_eq!(s.says(), ["Cluster a1", "Endpoints a1"]);
+}
+
+#[test]
 fn rule_28_a_cluster_that_comes_back_before_its_removal_is_not_touched() {
     let mut s = settled(Protocol::Delta);
     s.publish([put(Route, "r", 2), gone(Cluster, "a")]);
