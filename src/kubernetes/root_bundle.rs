@@ -76,7 +76,8 @@ impl RootBundle {
         self.say(None, None);
         let end = tokio::time::Instant::now() + WATCH;
         loop {
-            let whole = self.mend(&meshed.borrow_and_update().clone(), &mut found).await;
+            let spaces = meshed.borrow_and_update().clone();
+            let whole = self.mend(&spaces, &mut found).await;
             // Those that failed are tried again soon.
             let wait = if whole { end.saturating_duration_since(tokio::time::Instant::now()) } else { RETRY };
             tokio::select! {

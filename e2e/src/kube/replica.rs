@@ -154,9 +154,30 @@ pub fn http(at: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Res
     let mut socket = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let length = body.len();
-    write!(socket, "{method} {path} HTTP/1.0\r\nHost: {at}\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    write!(
+        socket,
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-    Ok(body.to_owned())
+    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    match head.to_lowercase().contains("transfer-encoding: chunked") {
+        true => unchunked(body),
+        false => Ok(body.to_owned()),
+    }
+}
+
+/// RFC 9112, section 7.1.
+fn unchunked(mut body: &str) -> anyhow::Result<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").context("a chunk's size")?;
+        let size = usize::from_str_radix(size.trim(), 16)?;
+        if size == 0 {
+            return Ok(whole);
+        }
+        let (chunk, rest) = rest.split_at_checked(size).context("a whole chunk")?;
+        whole.push_str(chunk);
+        body = rest.trim_start_matches("\r\n");
+    }
 }

@@ -157,13 +157,16 @@ fn replicas_share_a_root_and_tell_it_to_sidecars() {
         kubernetes.delete(SECRET.0, SECRET.1, SECRET.2, "weft-ca")?;
         let mut late = start("late", &[]);
         let said = late.wait_for_log("a new root in its place would make all sidecars distrust each other")?;
-        let ready = late.readyz();
+        let ready = until("it is said by /readyz too", PATIENCE, || {
+            let ready = late.readyz();
+            Ok(if ready.contains("is gone") { Ok(ready) } else { Err(ready) })
+        })?;
         ensure!(kubernetes.get(SECRET.0, SECRET.1, SECRET.2, "weft-ca")?.is_none(), "it made one");
         let metadata = json!({"namespace": "weft-system", "name": "weft-ca"});
         kubernetes.put(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret["type"], "data": secret["data"]}))?;
         late.wait_until_ready()?;
         late.stop()?;
-        Ok((ready.contains("is gone") && said.contains("weft-root"), said))
+        Ok((ready.starts_with("not ready") && said.contains("weft-root"), said))
     });
     users_own(&kubernetes, &mut rows, &start);
     finish(rows, || tail(&kubernetes.log()));

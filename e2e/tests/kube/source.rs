@@ -271,6 +271,9 @@ fn same_plans(kubernetes: &Kubernetes, mesh: &str) -> anyhow::Result<(bool, Stri
 fn difference(expected: &Plan, observed: &Plan) -> String {
     let lines = |plan: &Plan| plan.iter().map(|(name, version)| format!("{name} {version}")).collect::<BTreeSet<_>>();
     let (expected, observed) = (lines(expected), lines(observed));
+    if expected == observed {
+        return "the plans are equal".to_owned();
+    }
     format!(
         "missing: {:?}, too much: {:?}",
         expected.difference(&observed).take(5).collect::<Vec<_>>(),

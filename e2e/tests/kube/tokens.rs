@@ -7,7 +7,11 @@ use anyhow::Context;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use k8s_openapi::ByteString;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use weft_e2e::kube::{Kubernetes, Replica, meshed_pod, namespace, service};
@@ -182,15 +186,31 @@ fn now() -> u64 {
 
 /// A token with other claims, under the key that the API server signs with.
 fn signed(kubernetes: &Kubernetes, token: &str, change: impl FnOnce(&mut Value)) -> anyhow::Result<String> {
-    let mut claims = jsonwebtoken::dangerous::insecure_decode::<Value>(token)?.claims;
-    change(&mut claims);
-    let key =
-        fs::read(kubernetes.directory().join("accounts-key.pem")).context("the key of an API server started here")?;
-    Ok(jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &EncodingKey::from_ec_pem(&key)?)?)
+    let key = kubernetes.directory().join("accounts-key.pem");
+    sign(token, change, &fs::read(key).context("the key of an API server that was started here")?)
 }
 
 fn forged(token: &str) -> anyhow::Result<String> {
-    let claims = jsonwebtoken::dangerous::insecure_decode::<Value>(token)?.claims;
-    let key = rcgen::KeyPair::generate()?.serialize_pem();
-    Ok(jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &EncodingKey::from_ec_pem(key.as_bytes())?)?)
+    sign(token, |_| (), rcgen::KeyPair::generate()?.serialize_pem().as_bytes())
+}
+
+/// RFC 7519 with ES256.
+fn sign(token: &str, change: impl FnOnce(&mut Value), key: &[u8]) -> anyhow::Result<String> {
+    let claims = token.split('.').nth(1).context("claims")?;
+    let padded = format!("{claims}{}", "=".repeat((4 - claims.len() % 4) % 4)).replace('-', "+").replace('_', "/");
+    let bytes: ByteString = serde_json::from_value(json!(padded))?;
+    let mut claims: Value = serde_json::from_slice(&bytes.0)?;
+    change(&mut claims);
+    let text = format!("{}.{}", url_base64(br#"{"alg":"ES256"}"#)?, url_base64(claims.to_string().as_bytes())?);
+    let (key, random) = (PrivatePkcs8KeyDer::from_pem_slice(key)?, SystemRandom::new());
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der(), &random);
+    let pair = pair.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let signature = pair.sign(&random, text.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(format!("{text}.{}", url_base64(signature.as_ref())?))
+}
+
+fn url_base64(bytes: &[u8]) -> anyhow::Result<String> {
+    let text = serde_json::to_value(ByteString(bytes.to_vec()))?;
+    let text = text.as_str().context("text")?;
+    Ok(text.trim_end_matches('=').replace('+', "-").replace('/', "_"))
 }
