@@ -368,7 +368,7 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
     scenarios.equal(
         "inject-offline: the webhook and `weft inject` make the same of a pod, and it is a valid one",
         "14 of 14",
-        { equal.map(|equal| format!("{} of {}", equal.len(), PODS.len())) },
+        equal.map(|equal| format!("{} of {}", equal.len(), PODS.len())),
     );
     scenarios.holds("inject-host-network: no sidecar, and it is said", "a warning and an annotation", || {
         let text = cluster.kubectl(
