@@ -18,8 +18,8 @@ use crate::inspect::proto::{
 /// Show where the changes of objects are: which sidecars have them, wait or refuse, and how long it took.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-OBJECT is KIND or KIND/NAME: service, service/cart, pod/web-1. A change of a TrafficSplit is delivered as its root
-Service, one of a TrafficTarget as the Pods that it is about.
+OBJECT is KIND or KIND/NAME: service, service/cart, pod/web-1. A change of a TrafficSplit, TrafficFault or TrafficPolicy
+is delivered as the Service that it is about, one of a TrafficTarget as the Pods.
 PROXIES counts those that have acknowledged the newest version, of those that use it. TOOK is from the change to the
 last acknowledgement. Kept since the control plane started.
 
@@ -89,7 +89,8 @@ pub(super) async fn fetch(reach: &dyn Reach, request: ListDeliveriesRequest) -> 
 /// A row an object, then what is wrong.
 fn text(deliveries: &ListDeliveriesResponse, now: SystemTime) -> String {
     if deliveries.objects.is_empty() {
-        return "Nothing to show.\n".to_owned();
+        return "Nothing to show. Changes are delivered as the Services and Pods that they are about: see --help.\n"
+            .to_owned();
     }
     let mut table = Table::new(["OBJECT", "RESOURCES", "PROXIES", "TOOK", "AGE", "STATE"]);
     for object in &deliveries.objects {

@@ -2,6 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::local::Client;
 use crate::local::control::PodSelector;
@@ -27,11 +30,17 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Runs the command and passes on its exit code.
+/// Runs the command and passes on its exit code. Ctrl-C is the command's: it may have something to say at its end.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&args.name)?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let code = client.exec(PodSelector::parse(&args.pod, args.namespace.as_deref()), args.command, stdio)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut interrupts = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
+    let pod = PodSelector::parse(&args.pod, args.namespace.as_deref());
+    let command = Arc::new(client.start(pod, args.command, stdio)?);
+    let interrupted = command.clone();
+    runtime.spawn(async move { while interrupts.recv().await.is_some() && interrupted.interrupt().is_ok() {} });
+    let code = command.wait()?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

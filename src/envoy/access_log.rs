@@ -213,9 +213,13 @@ fn is_grpc() -> AccessLogFilter {
     }))
 }
 
-/// A connection that authorisation has closed has no response flag, and only its end says why.
+/// A connection that authorisation has closed has no response flag: its end says why, or, where it was denied in the
+/// handshake, what became of that.
 fn is_denied() -> AccessLogFilter {
-    let expression = "connection.termination_details.startsWith('rbac_access_denied')".to_owned();
+    let expression = "(has(connection.termination_details) && \
+                      connection.termination_details.startsWith('rbac_access_denied')) || \
+                      (has(connection.transport_failure_reason) && connection.transport_failure_reason != '')"
+        .to_owned();
     filter(FilterSpecifier::ExtensionFilter(ExtensionFilter {
         name: "envoy.access_loggers.extension_filters.cel".to_owned(),
         config_type: Some(extension_filter::ConfigType::TypedConfig(pack_any(ExpressionFilter {

@@ -40,9 +40,9 @@ const PRECISION: u64 = 1_000_000;
 /// the last time elsewhere.
 const ERRORS: u32 = 2;
 /// For how long, times how often it was.
-const EJECTION: Duration = Duration::from_secs(5);
+const EJECTION: Duration = Duration::from_secs(10);
 /// The longest time.
-const LONGEST_EJECTION: Duration = Duration::from_secs(30);
+const LONGEST_EJECTION: Duration = Duration::from_secs(60);
 
 /// How a cluster chooses an endpoint, the zone first; `None` where zones do not count.
 pub(super) fn balancing(settings: &ConnectionSettings) -> Option<LoadBalancingPolicy> {

@@ -18,7 +18,9 @@ use super::wire;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no playground named `{0}` is running for this user: start it with `weft up DIR`, or name it with --name")]
+    #[error(
+        "no playground named `{0}` is running for this user: start it with `weft up DIR`; WEFT_PLAYGROUND names another"
+    )]
     NotRunning(String),
     /// It ended while the request was under way.
     #[error("the playground ended before it answered")]
@@ -67,10 +69,19 @@ impl Client {
 
     /// Runs a command in a pod and returns its exit code (128 + the signal's number).
     pub fn exec(&self, pod: PodSelector, argv: Vec<String>, stdio: [BorrowedFd<'_>; 3]) -> Result<i32, ClientError> {
-        match self.request(&Request::Exec { pod, argv }, &stdio, None)? {
-            (Response::Exited(code), _) => Ok(code),
-            _ => Err(ClientError::Ended),
-        }
+        self.start(pod, argv, stdio)?.wait()
+    }
+
+    /// Starts a command in a pod. It is killed when this client goes away.
+    pub fn start(
+        &self,
+        pod: PodSelector,
+        argv: Vec<String>,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<Command, ClientError> {
+        let socket = self.open()?;
+        wire::send(&socket, &Request::Exec { pod, argv }, &stdio).map_err(ended_or)?;
+        Ok(Command(socket))
     }
 
     /// Runs a command in a pod with nothing to read; returns its exit code and what it wrote to its standard output
@@ -142,18 +153,47 @@ impl Client {
     ) -> Result<(Response, Vec<OwnedFd>), ClientError> {
         let socket = self.open()?;
         set_socket_timeout(&socket, Timeout::Recv, within).map_err(io::Error::from)?;
-        let answer = wire::send(&socket, request, descriptors).and_then(|()| wire::receive(&socket));
-        match (answer, within) {
-            (Ok(Some((Response::Refused(why), _))), _) => Err(ClientError::Refused(why)),
-            (Ok(Some(answer)), _) => Ok(answer),
-            (Ok(None), _) => Err(ClientError::Ended),
+        match (wire::send(&socket, request, descriptors).and_then(|()| wire::receive(&socket)), within) {
             (Err(error), Some(within)) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(ClientError::TimedOut(within))
             }
-            (Err(error), _) => match error.kind() {
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Err(ClientError::Ended),
-                _ => Err(ClientError::Io(error)),
-            },
+            (answer, _) => answered(answer),
         }
+    }
+}
+
+/// A command that runs in a pod.
+#[derive(Debug)]
+pub struct Command(OwnedFd);
+
+impl Command {
+    /// Sends it SIGINT.
+    pub fn interrupt(&self) -> Result<(), ClientError> {
+        wire::send(&self.0, &Request::Interrupt, &[]).map_err(ended_or)
+    }
+
+    /// Waits for its end; its exit code (128 + the signal's number).
+    pub fn wait(&self) -> Result<i32, ClientError> {
+        match answered(wire::receive(&self.0))? {
+            (Response::Exited(code), _) => Ok(code),
+            _ => Err(ClientError::Ended),
+        }
+    }
+}
+
+type Answer = (Response, Vec<OwnedFd>);
+
+fn answered(answer: io::Result<Option<Answer>>) -> Result<Answer, ClientError> {
+    match answer.map_err(ended_or)? {
+        Some((Response::Refused(why), _)) => Err(ClientError::Refused(why)),
+        Some(answer) => Ok(answer),
+        None => Err(ClientError::Ended),
+    }
+}
+
+fn ended_or(error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Ended,
+        _ => ClientError::Io(error),
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum Request {
     /// Run a command in a pod. Standard input, output and error come along. When the connection ends, so does the
     /// command.
     Exec { pod: PodSelector, argv: Vec<String> },
+    /// On the connection of such a command: send it SIGINT.
+    Interrupt,
     /// A TCP connection to `to`, from a pod or from the node.
     Dial { from: Option<PodSelector>, to: SocketAddr },
     /// What is there.

@@ -62,15 +62,21 @@ async fn carry_out(request: Request, descriptors: Vec<OwnedFd>, world: &World, c
             let stdio = <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| "exec needs three descriptors".to_owned())?;
             let process = pod.process(pod.spec.containers.first(), argv, &world.machine.setup);
             let mut running = sandbox.run(process, stdio).await.map_err(|e| e.to_string())?;
-            tokio::select! {
-                code = running.exited() => Ok((Response::Exited(code), None)),
-                // The client sends nothing more: this is its end, and the command ends with it.
-                _ = channel.receive::<Request>() => {
-                    sandbox.signal(&running, Signal::KILL).await;
-                    Err("the client is gone".to_owned())
+            loop {
+                tokio::select! {
+                    code = running.exited() => return Ok((Response::Exited(code), None)),
+                    said = channel.receive::<Request>() => match said {
+                        Ok(Some((Request::Interrupt, _))) => sandbox.signal(&running, Signal::INT).await,
+                        // This is its end, and the command ends with it.
+                        _ => {
+                            sandbox.signal(&running, Signal::KILL).await;
+                            return Err("the client is gone".to_owned());
+                        }
+                    },
                 }
             }
         }
+        Request::Interrupt => Err("there is nothing to interrupt".to_owned()),
         Request::Dial { from: Some(pod), to } => {
             let (_, sandbox) = world.sandbox(&pod)?;
             done(Some(sandbox.dial(to).await.map_err(|e| e.to_string())?))

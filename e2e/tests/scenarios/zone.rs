@@ -64,7 +64,8 @@ fn all(mesh: &Mesh, checks: &mut Scenarios, scenario: &str, (caller, url): (&str
 fn about(mesh: &Mesh, checks: &mut Scenarios, scenario: &str, (caller, url): (&str, &str), percent: f64) {
     checks.holds(scenario, &format!("zone-a answers about {percent} %"), || {
         let (share, seen) = share(mesh, caller, url, "echo a")?;
-        Ok(((share - percent).abs() < 10.0, seen))
+        // A zone is chosen at random where none is the caller's.
+        Ok(((share - percent).abs() < 15.0, seen))
     });
 }
 

@@ -86,7 +86,10 @@ fn every_state() -> ListDeliveriesResponse {
 #[test]
 fn a_row_an_object_and_then_what_is_wrong() {
     insta::assert_snapshot!(text(&every_state(), now()));
-    assert_eq!(text(&ListDeliveriesResponse::default(), now()), "Nothing to show.\n");
+    assert_eq!(
+        text(&ListDeliveriesResponse::default(), now()),
+        "Nothing to show. Changes are delivered as the Services and Pods that they are about: see --help.\n"
+    );
 }
 
 #[test]

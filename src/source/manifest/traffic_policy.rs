@@ -143,8 +143,7 @@ pub struct LoadBalancing {
     /// What is hashed, for `RingHash` and `Maglev`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashKey>,
-    /// `Prefer`: calls stay in their caller's zone while it has a healthy endpoint; or `Any`. As the Service says when
-    /// absent.
+    /// `Prefer` keeps calls in their caller's zone, `Any` does not; the Service decides when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// New endpoints begin with little.
