@@ -64,8 +64,16 @@ pub struct KubernetesOrigin {
 
 /// An origin that can be read.
 pub(super) enum Opened {
-    Directory { source: Option<DirectorySource>, verifier: Box<TokenVerifier>, ca_dir: Option<PathBuf> },
+    Directory(Box<OnDisk>),
     Kubernetes(Box<OnKubernetes>),
+}
+
+/// A directory, and what the control plane has beside it.
+pub(super) struct OnDisk {
+    /// Until it is read.
+    source: Option<DirectorySource>,
+    verifier: TokenVerifier,
+    ca_dir: Option<PathBuf>,
 }
 
 /// An API server, and what the control plane has there.
@@ -86,7 +94,8 @@ impl Opened {
                 let key = std::fs::read(&token_key).map_err(unreadable)?;
                 let verifier = TokenVerifier::from_pem(&key, clock.clone())
                     .map_err(|error| Error::TokenKey { path: token_key.clone(), error })?;
-                Ok(Self::Directory { source: Some(DirectorySource::open(path)?), verifier: Box::new(verifier), ca_dir })
+                let source = Some(DirectorySource::open(path)?);
+                Ok(Self::Directory(Box::new(OnDisk { source, verifier, ca_dir })))
             }
             Origin::Kubernetes(KubernetesOrigin { kubeconfig, namespace, replica, ca_secret }) => {
                 let cluster = Cluster::connect(kubeconfig.as_deref(), namespace, replica).await?;
@@ -100,7 +109,7 @@ impl Opened {
     /// The name by which sidecars know the control plane: the SAN of its certificate.
     pub(super) fn dns_name(&self) -> String {
         match self {
-            Self::Directory { .. } => DNS_NAME.to_owned(),
+            Self::Directory(_) => DNS_NAME.to_owned(),
             Self::Kubernetes(on) => format!("weft.{}.svc", on.cluster.namespace()),
         }
     }
@@ -108,8 +117,8 @@ impl Opened {
     /// Starts to read. A directory is read once in a process's life.
     pub(super) fn read(&mut self, events: mpsc::Sender<Vec<Event>>) -> JoinHandle<Result<(), SourceError>> {
         match self {
-            Self::Directory { source, .. } => {
-                let source = source.take();
+            Self::Directory(on) => {
+                let source = on.source.take();
                 tokio::spawn(async move {
                     match source {
                         Some(source) => source.run(events).await,
@@ -135,10 +144,10 @@ impl Opened {
         mesh: Arc<State>,
     ) -> Result<Arc<Authority>, Error> {
         let authority = match self {
-            Self::Directory { ca_dir: Some(dir), .. } => {
-                Authority::load_or_create(dir, trust_domain.clone(), clock.clone())?
-            }
-            Self::Directory { ca_dir: None, .. } => Authority::in_memory(trust_domain.clone(), clock.clone())?,
+            Self::Directory(on) => match &on.ca_dir {
+                Some(dir) => Authority::load_or_create(dir, trust_domain.clone(), clock.clone())?,
+                None => Authority::in_memory(trust_domain.clone(), clock.clone())?,
+            },
             Self::Kubernetes(on) => {
                 let (authority, made_of) = on.secret.authority(trust_domain, clock, &*mesh).await;
                 on.material = Some(made_of);
@@ -155,7 +164,7 @@ impl Opened {
         clock: Clock,
     ) -> Arc<dyn Authenticator> {
         match self {
-            Self::Directory { verifier, .. } => Arc::new(Tokens::new((**verifier).clone(), trust_domain)),
+            Self::Directory(on) => Arc::new(Tokens::new(on.verifier.clone(), trust_domain)),
             Self::Kubernetes(on) => Arc::new(TokenReviews::new(on.cluster.client(), mesh, trust_domain, clock)),
         }
     }
