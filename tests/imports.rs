@@ -89,7 +89,7 @@ const TABLE: &[Row] = &[
         ],
     ),
     ("duration", &["kube", "tonic", "tokio", "crate", "anyhow"]),
-    ("backoff", &["kube", "tonic", "tokio", "crate", "anyhow"]),
+    ("backoff", &["kube", "tonic", "tokio", "anyhow"]),
     ("cli", &[]),
 ];
 

@@ -222,7 +222,7 @@ fn an_endpoint_is_for_the_zone_that_its_hints_say() {
         ("zone: a, hints: {}", Some("a")),
         ("hints: {forZones: [{name: b}]}", Some("b")),
         ("zone: ''", None),
-        ("nodeName: n", None),
+        ("nodeName: node-1", None),
     ] {
         assert_eq!(zone(endpoint).as_deref(), expected, "{endpoint}");
     }
