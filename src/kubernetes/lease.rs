@@ -252,22 +252,38 @@ mod tests {
         assert_eq!(held(contest("b").next(Some(&lease), Instant::now())).holder_identity.as_deref(), Some("b"));
     }
 
+    /// Counts when it comes and when it goes.
+    struct Counted<'a>(&'a watch::Sender<u32>);
+
+    impl<'a> Counted<'a> {
+        fn new(count: &'a watch::Sender<u32>) -> Self {
+            count.send_modify(|count| *count += 1);
+            Self(count)
+        }
+    }
+
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.0.send_modify(|count| *count += 1);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn work_runs_only_while_the_lease_is_held() {
         let holding = watch::Sender::new(false);
-        let running = watch::Sender::new(0);
+        let count = watch::Sender::new(0);
         let work = || async {
-            running.send_modify(|count| *count += 1);
+            let _running = Counted::new(&count);
             std::future::pending::<()>().await;
         };
         let watch = async {
-            let mut seen = running.subscribe();
+            let mut seen = count.subscribe();
             assert!(timeout(DURATION, seen.changed()).await.is_err(), "not before");
-            for round in 1..=2 {
+            for round in [0, 2] {
                 holding.send_replace(true);
-                seen.wait_for(|count| *count == round).await.unwrap();
+                seen.wait_for(|count| *count == round + 1).await.expect("it begins");
                 holding.send_replace(false);
-                tokio::task::yield_now().await;
+                seen.wait_for(|count| *count == round + 2).await.expect("it ends");
             }
         };
         tokio::select! {
