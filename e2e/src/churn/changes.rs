@@ -172,7 +172,7 @@ fn policies() -> Vec<Step> {
     };
     vec![
         policy("timeouts and retries", "timeouts: {request: 10s}\n  retries: {on: [reset], attempts: 2}"),
-        policy("a ring", "loadBalancing: {algorithm: RingHash, hash: [{header: x-user}]}"),
+        policy("a ring", "loadBalancing: {algorithm: RingHash, hash: {header: x-user}}"),
         policy("limits", "limits: {connections: 100, requests: 200}"),
         policy("ejection", "outlierDetection: {consecutiveErrors: 5, interval: 1s, ejectionTime: 1s}"),
         Step::Write { what: "no policy", files: vec![(FILE, None)], pods: None },

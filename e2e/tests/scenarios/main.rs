@@ -5,6 +5,7 @@
 
 mod access_log;
 mod audit;
+#[cfg(feature = "slow")]
 mod chaos;
 mod churn;
 mod dual_stack;
