@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod check;
 pub mod crds;
 pub mod deliveries;
 pub mod exec;
@@ -49,6 +50,7 @@ enum Command {
     Validate(validate::Args),
     Inject(inject::Args),
     Crds(crds::Args),
+    Check(check::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
     Graph(graph::Args),
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(args),
         Command::Inject(args) => inject::run(args),
         Command::Crds(args) => crds::run(args),
+        Command::Check(args) => check::run(args),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::Graph(args) => graph::run(args, playground::reach),

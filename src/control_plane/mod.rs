@@ -17,6 +17,7 @@ mod graph;
 mod identity;
 mod origin;
 mod pipeline;
+mod told;
 mod warm;
 
 use std::net::SocketAddr;
@@ -187,7 +188,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     metrics::register_delivery(&mut registry, streams.delivery_seconds(), streams.clone(), delivery.clone());
     let admin = Admin {
         proxies: streams.clone(),
-        graph: Arc::new(Graph::new(mesh.clone(), published, streams)),
+        graph: Arc::new(Graph::new(mesh.clone(), published, streams.clone())),
         mesh: mesh.clone(),
         delivery,
         audit,
@@ -210,7 +211,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         () = secrets.renew_forever() => Ok(()),
         () = certificate.renew_forever() => Ok(()),
         () = memory.run() => Ok(()),
-        () = origin.tend(&authority, mesh) => Ok(()),
+        () = origin.tend(&authority, mesh, streams) => Ok(()),
     };
     origin.end().await;
     memory.exchange().await; // what was learned since the last time
