@@ -70,7 +70,7 @@ fn objects_say_what_became_of_them() {
         let same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"];
         Ok((same && fields == ["f:status"] && after["spec"] == policy("broken", "5s")["spec"], format!("{fields:?}")))
     });
-    rows.holds("kube-status: somebody else's condition stays, one of ours that was edited is mended", "both", || {
+    rows.holds("kube-status: conditions that somebody removed are put back", "True Accepted", || {
         kubernetes.patch(
             ("weft.dev/v1alpha1", "trafficpolicies", "shop", "other/status"),
             &json!({"status": {"conditions": []}}),

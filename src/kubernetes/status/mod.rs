@@ -40,6 +40,8 @@ use limit::Limit;
 const ROUND: Duration = Duration::from_secs(1);
 /// What was read a shorter time ago may not be in the mesh yet, or not on its way.
 const SETTLES: Duration = Duration::from_secs(1);
+/// A change may be told together with others that were read so much earlier.
+const GATHERED: Duration = Duration::from_millis(100);
 /// What was written shows by then, or is written again.
 const SHOWS: Duration = Duration::from_secs(10);
 /// So long it is believed that a kind has no status.
@@ -190,7 +192,7 @@ impl Status {
             let accepted = conditions::accepted(found.get(object).map(Vec::as_slice).unwrap_or_default());
             let settled = conditions::settled(seen, &accepted);
             if settled.is_none() {
-                under_way.push((object, SystemTime::now() - now.duration_since(seen.at)));
+                under_way.push((object, SystemTime::now() - now.duration_since(seen.at) - GATHERED));
             }
             wanted.insert(object.clone(), [Some(accepted), settled].into_iter().flatten().collect::<Vec<_>>());
         }
@@ -209,9 +211,10 @@ impl Status {
         tenure: &mut Tenure,
         now: Instant,
     ) {
-        let mut failed = None;
+        let (mut failed, mut forbidden) = (None, HashSet::new());
         for (object, wanted) in wanted {
-            let Some(seen) = objects.get(&object).filter(|_| !tenure.bare.contains_key(&object.kind)) else { continue };
+            let skipped = tenure.bare.contains_key(&object.kind) || forbidden.contains(&object.kind);
+            let Some(seen) = objects.get(&object).filter(|_| !skipped) else { continue };
             if !tenure.conditions.take(now) {
                 break;
             }
@@ -228,8 +231,13 @@ impl Status {
                 // It is another object of this name by now.
                 Err(RequestError::Conflict) => {}
                 Err(error) => {
+                    // What is forbidden for one kind may be allowed for the next.
+                    let ends = !matches!(error, RequestError::Forbidden { .. });
                     failed = Some((error, format!("{}/status", seen.plural)));
-                    break;
+                    forbidden.insert(object.kind);
+                    if ends {
+                        break;
+                    }
                 }
             }
         }
