@@ -1,7 +1,7 @@
 //! "Did you mean …?": which known name somebody most likely meant by one that nobody knows.
 
 /// The one of `known` that `word` is a slip of, whatever its case; `None` if none is near.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.to_lowercase().chars().collect();
     let far = |known: &'a str| {
         let letters: Vec<char> = known.to_lowercase().chars().collect();
