@@ -162,9 +162,14 @@ impl Cluster {
             }
         }
         self.restart_due();
+        // What is known of pods is written before anything is done about it, as where several controllers follow one
+        // another: a new pod is an endpoint before the one that it replaces is none.
+        self.reconcile_services();
+        let mut outputs = self.outputs();
         self.reconcile_pods();
         self.reconcile_services();
-        self.outputs()
+        outputs.extend(self.outputs());
+        outputs
     }
 
     /// When the cluster wants a [`Input::Tick`], if no other input comes before.

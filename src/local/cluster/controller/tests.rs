@@ -21,6 +21,8 @@ struct World {
     diagnostics: Vec<String>,
     ruleset: String,
     lazy: bool,
+    /// A Service, and the fewest ready endpoints that it had after any write.
+    watched: Option<(String, usize)>,
 }
 
 impl World {
@@ -34,6 +36,7 @@ impl World {
             diagnostics: Vec::new(),
             ruleset: String::new(),
             lazy: false,
+            watched: None,
         }
     }
 
@@ -51,9 +54,11 @@ impl World {
                 match output {
                     Output::Write { path, yaml } => {
                         self.files.insert(path.to_path_buf(), serde_saphyr::from_str(&yaml).expect("YAML"));
+                        self.watch();
                     }
                     Output::Remove(path) => {
                         self.files.remove(&*path).expect("was written");
+                        self.watch();
                     }
                     Output::Diagnostic(diagnostic) => self.diagnostics.push(diagnostic.to_string()),
                     Output::Ruleset(text) => self.ruleset = text,
@@ -70,6 +75,14 @@ impl World {
             inputs = events.into_iter().map(Input::Pod).collect();
         }
         panic!("the cluster does not come to rest");
+    }
+
+    /// Whoever reads the documents may do so between any two.
+    fn watch(&mut self) {
+        if let Some((service, fewest)) = self.watched.take() {
+            let ready = self.endpoints(&service).iter().filter(|(_, ready, ..)| *ready).count();
+            self.watched = Some((service, fewest.min(ready)));
+        }
     }
 
     fn act(&mut self, action: PodAction, events: &mut Vec<PodEvent>) {
@@ -441,6 +454,28 @@ fn named_target_ports_that_differ_stand_in_different_slices() {
     let ports: BTreeSet<_> = slices.iter().map(|slice| slice["ports"][0]["port"].as_u64()).collect();
     assert_eq!(ports, BTreeSet::from([Some(8080), Some(9090)]));
     assert_eq!(world.endpoints("cart").len(), 2);
+}
+
+#[test]
+fn a_pod_on_other_ports_is_an_endpoint_before_the_one_that_it_replaces_is_none() {
+    // Names decide in which order the two slices are written.
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let mut world = World::lazy();
+        world.apply([probed(name, 1), service(name)]);
+        let old = world.only_pod();
+        world.inputs(
+            [PodEvent::Running { pod: old.clone() }, PodEvent::Ready { pod: old, ready: true }].map(Input::Pod),
+        );
+        world.watched = Some((name.to_owned(), usize::MAX));
+        let moved = with(probed(name, 1), "/spec/template/spec/containers/0/ports/0/containerPort", json!(9090));
+        let actions = world.apply([moved]);
+        let [PodAction::Start(new)] = &actions[..] else { panic!("{actions:?}") };
+        let pod = new.key.clone();
+        let events = [PodEvent::Running { pod: pod.clone() }, PodEvent::Ready { pod, ready: true }];
+        let actions = world.inputs(events.map(Input::Pod));
+        assert!(matches!(actions[..], [PodAction::Stop { .. }]), "{actions:?}");
+        assert_eq!(world.watched, Some((name.to_owned(), 1)));
+    }
 }
 
 #[test]
