@@ -28,6 +28,8 @@ fn as_json(builder: Builder) -> Builder {
         "PodName",
         "ListDenialsResponse",
         "Denial",
+        "ListDiagnosticsResponse",
+        "Diagnostic",
     ];
     let fields = [
         ("ObjectDelivery", &[("state", "state"), ("changed_at", "time")][..]),
@@ -36,6 +38,7 @@ fn as_json(builder: Builder) -> Builder {
         ("ResourceRefusal", &[("at", "time"), ("type", "resource_type")]),
         ("HeldBack", &[("at", "time"), ("type", "resource_type")]),
         ("Denial", &[("first_at", "time"), ("last_at", "time")]),
+        ("Diagnostic", &[("severity", "severity")]),
     ];
     let builder = messages.into_iter().fold(builder, |builder, message| {
         builder.type_attribute(format!(".weft.inspect.v1.{message}"), "#[derive(serde::Serialize)]")

@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod kubernetes;
 pub mod local;
 pub mod mesh;
+mod nearest;
 pub mod policy;
 pub mod snapshot;
 pub mod source;

@@ -89,6 +89,7 @@ const TABLE: &[Row] = &[
         ],
     ),
     ("duration", &["kube", "tonic", "tokio", "crate", "anyhow"]),
+    ("nearest", &["kube", "tonic", "tokio", "crate", "anyhow"]),
     ("backoff", &["kube", "tonic", "tokio", "anyhow"]),
     ("cli", &[]),
 ];

@@ -87,7 +87,7 @@ impl Inspection {
     /// # Errors
     /// When the control plane does not answer.
     pub fn diagnostics(&mut self) -> anyhow::Result<Vec<Diagnostic>> {
-        let answer = self.runtime.block_on(self.client.list_diagnostics(ListDiagnosticsRequest {}));
+        let answer = self.runtime.block_on(self.client.list_diagnostics(ListDiagnosticsRequest::default()));
         Ok(answer.context("ListDiagnostics")?.into_inner().diagnostics)
     }
 

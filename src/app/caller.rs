@@ -358,7 +358,13 @@ async fn tcp(authority: &Authority, call: &Call) -> Result<Answered, Failed> {
         }),
         Err(error) if closes(&error) => Err(Failed::new(
             Code::Closed,
-            format!("the connection was closed after {} bytes, before the line came back", body.len()),
+            match body.len() {
+                // The reason does not come this far: TLS tells it to the caller's sidecar at best.
+                0 => "the connection was closed before anything came back, as the callee's sidecar does where no \
+                  TrafficTarget allows the caller this port"
+                    .to_owned(),
+                bytes => format!("the connection was closed after {bytes} bytes, before the line came back"),
+            },
         )),
         Err(error) => Err(Failed::new(Code::Transport, error.to_string())),
     }

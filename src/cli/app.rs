@@ -1,6 +1,6 @@
 //! `weft app`: the demo workload, and a client that calls it.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::process::ExitCode;
@@ -101,7 +101,7 @@ struct ServeArgs {
 /// Calls a URL once and prints the answer, or many times and prints a summary
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  weft app call http://frontend/                       the answer, as curl prints it
+  weft app call http://frontend/                       the answer
   weft app call -n 2000 -c 10 http://catalog/          a summary: codes, who answered, latencies
   weft app call -n 20 --expect PERMISSION_DENIED grpc://inventory.warehouse:9090
   weft app call --rate 50 -o json http://frontend/     until Ctrl-C
@@ -278,6 +278,10 @@ fn one(outcome: &Outcome, include: bool, expect: &[String]) -> anyhow::Result<Ex
     text.extend_from_slice(&outcome.body);
     let mut stdout = io::stdout().lock();
     stdout.write_all(&text)?;
+    // A program reads the bytes as they came; somebody who looks at them has a prompt behind them.
+    if stdout.is_terminal() && text.last().is_some_and(|last| *last != b'\n') {
+        stdout.write_all(b"\n")?;
+    }
     stdout.flush()?;
     let code = outcome.code.to_string();
     let succeeded = if expect.is_empty() { outcome.code.succeeded() } else { expect.contains(&code) };

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 
 use super::output::{self, Format, Table, age};
-use super::proxy::reach::{self, Direct, Reach};
+use super::proxy::reach::{self, Reach};
+use super::way::Way;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{Denial, ListDenialsRequest, ListDenialsResponse};
 use crate::mesh::{ServiceAccountKey, SpiffeId};
@@ -37,9 +38,8 @@ pub struct Args {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: AuditFormat,
-    /// The control plane's inspection API, when it is reachable from here.
-    #[arg(long, value_name = "HOST:PORT")]
-    server: Option<String>,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// The form of the output.
@@ -56,13 +56,10 @@ enum AuditFormat {
     Smi,
 }
 
-/// Runs the command. `playground` opens the way to the playground that runs on this machine; it is asked only if
-/// `--server` does not tell the way.
-pub fn run(args: Args, playground: impl FnOnce() -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
-    let reach = match &args.server {
-        None => playground()?,
-        server => Box::new(Direct { server: server.clone(), admin: None }),
-    };
+/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if `--server` does not
+/// tell the way.
+pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
+    let reach = args.way.open(playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let denials = runtime.block_on(fetch(reach.as_ref(), args.namespace.clone().unwrap_or_default()))?;
     let now = SystemTime::now();

@@ -1,5 +1,7 @@
 //! `weft deliveries`: where the changes of objects are.
 
+mod which;
+
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -8,18 +10,20 @@ use anyhow::Context;
 use prost_types::Timestamp;
 
 use super::output::{self, Format, Table, age};
-use super::proxy::reach::{self, Direct, Reach};
+use super::proxy::reach::{self, Reach};
+use super::way::Way;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
     Answers, DeliveryState, HeldBack, ListDeliveriesRequest, ListDeliveriesResponse, ObjectDelivery, ObjectName,
     PodName, ResourceType,
 };
+use which::Which;
 
 /// Show where the changes of objects are: which sidecars have them, wait or refuse, and how long it took.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-OBJECT is KIND or KIND/NAME: service, service/cart, pod/web-1. A change of a TrafficSplit, TrafficFault or TrafficPolicy
-is delivered as the Service that it is about, one of a TrafficTarget as the Pods.
+OBJECT is KIND or KIND/NAME: service, service/cart, pod/web-1, meshconfig. A change of a TrafficSplit, TrafficFault or
+TrafficPolicy is delivered as the Service that it is about, one of a TrafficTarget as the Pods.
 PROXIES counts those that have acknowledged the newest version, of those that use it. TOOK is from the change to the
 last acknowledgement. Kept since the control plane started.
 
@@ -33,7 +37,7 @@ Exit codes: 0 done, 1 error, or something that is shown was refused, 2 wrong usa
 pub struct Args {
     /// Only these objects.
     #[arg(value_name = "OBJECT")]
-    object: Option<String>,
+    object: Option<Which>,
     /// Only objects of this namespace.
     #[arg(short, long)]
     namespace: Option<String>,
@@ -43,15 +47,14 @@ pub struct Args {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-    /// The control plane's inspection API, when it is reachable from here.
-    #[arg(long, value_name = "HOST:PORT")]
-    server: Option<String>,
+    #[command(flatten)]
+    way: Way,
 }
 
 impl Args {
     fn request(&self) -> ListDeliveriesRequest {
-        let (kind, name) = match self.object.as_deref().map(|object| object.split_once('/').unwrap_or((object, ""))) {
-            Some((kind, name)) => (kind.to_owned(), name.to_owned()),
+        let (kind, name) = match self.object.clone() {
+            Some(Which { kind, name }) => (kind.to_string(), name),
             None => Default::default(),
         };
         let namespace = self.namespace.clone().unwrap_or_default();
@@ -59,13 +62,10 @@ impl Args {
     }
 }
 
-/// Runs the command. `playground` opens the way to the playground that runs on this machine; it is asked only if
-/// `--server` does not tell the way.
-pub fn run(args: Args, playground: impl FnOnce() -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
-    let reach = match &args.server {
-        None => playground()?,
-        server => Box::new(Direct { server: server.clone(), admin: None }),
-    };
+/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if `--server` does not
+/// tell the way.
+pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
+    let reach = args.way.open(playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (text, code) = runtime.block_on(execute(&args, reach.as_ref(), SystemTime::now()))?;
     output::print(&text)?;

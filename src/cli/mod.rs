@@ -5,6 +5,7 @@ pub mod audit;
 pub mod check;
 pub mod crds;
 pub mod deliveries;
+pub mod diagnostics;
 pub mod exec;
 pub mod graph;
 pub mod inject;
@@ -16,6 +17,7 @@ pub mod proxy;
 pub mod serve;
 pub mod up;
 pub mod validate;
+pub mod way;
 pub mod webhook;
 
 use std::io::{self, Write};
@@ -33,6 +35,7 @@ Examples:
   weft up examples/shop                                    run a mesh on this machine
   weft exec shop/shell -- weft app call http://frontend    call a Service from a pod of it
   weft proxy status                                        what each sidecar was sent and acknowledged
+  weft diagnostics                                         what is wrong with the objects of the mesh
   weft deliveries                                          which sidecars have what was changed"
 )]
 struct Weft {
@@ -51,6 +54,7 @@ enum Command {
     Inject(inject::Args),
     Crds(crds::Args),
     Check(check::Args),
+    Diagnostics(diagnostics::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
     Graph(graph::Args),
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Inject(args) => inject::run(args),
         Command::Crds(args) => crds::run(args),
         Command::Check(args) => check::run(args),
+        Command::Diagnostics(args) => diagnostics::run(args, playground::reach),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),
         Command::Graph(args) => graph::run(args, playground::reach),

@@ -1,4 +1,4 @@
-//! The way into the playground that runs on this machine, for `weft proxy`.
+//! The way into a playground that runs on this machine, for the commands that ask it something.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpStream};
@@ -8,10 +8,9 @@ use crate::local::control::PodSelector;
 use crate::local::{Client, node};
 use crate::mesh::{PodKey, WorkloadKey};
 
-/// Connects to the playground that `WEFT_PLAYGROUND` names, or else to the default one.
-pub(super) fn reach() -> anyhow::Result<Box<dyn Reach>> {
-    let name = std::env::var("WEFT_PLAYGROUND").unwrap_or_else(|_| "default".to_owned());
-    Ok(Box::new(Playground(Client::connect(&name)?)))
+/// Connects to the playground of this name.
+pub(super) fn reach(name: &str) -> anyhow::Result<Box<dyn Reach>> {
+    Ok(Box::new(Playground(Client::connect(name)?)))
 }
 
 struct Playground(Client);

@@ -22,8 +22,9 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use self::pod::KnownPod;
-use self::reach::{Direct, Reach, Target};
+use self::reach::{Reach, Target};
 use super::output::{self, Format};
+use super::way::Way;
 use crate::mesh::PodKey;
 
 /// Show what proxies were sent, and what they have.
@@ -46,9 +47,8 @@ pub struct Args {
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Format,
-    /// The control plane's inspection API, when it is reachable from here.
-    #[arg(long, global = true, value_name = "HOST:PORT")]
-    server: Option<String>,
+    #[command(flatten)]
+    way: Way,
     /// A proxy's admin interface, when it is reachable from here; POD is then not needed.
     #[arg(long, global = true, value_name = "HOST:PORT")]
     admin: Option<String>,
@@ -59,6 +59,10 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Connected proxies: what each was sent, acknowledged and refused, and how long ago.
+    #[command(after_help = "\
+A cell such as `5 acked 12s` says: the proxy has 5 resources of this type, and acknowledged the last response 12 seconds
+ago. `sent`: it has not answered yet; `refused`: it does not take it, and what Envoy says is below the table;
+`unchanged`: it came back with what it has, and that is still right; `waiting`: it was sent nothing yet.")]
     Status {
         /// Show this pod's proxy in detail.
         pod: Option<String>,
@@ -76,8 +80,8 @@ enum Command {
         #[arg(short, long, value_enum)]
         r#type: Option<config_dump::Type>,
         /// Only resources with this name, or whose name contains it if none has it.
-        #[arg(long)]
-        name: Option<String>,
+        #[arg(long, value_name = "NAME")]
+        resource: Option<String>,
     },
     /// The endpoints of a proxy's clusters: health, requests, failures.
     Clusters {
@@ -102,13 +106,10 @@ enum Command {
     },
 }
 
-/// Runs the command. `playground` opens the way to the playground that runs on this machine; it is asked only if
-/// neither `--server` nor `--admin` tells the way.
-pub fn run(args: Args, playground: impl FnOnce() -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
-    let reach = match (&args.server, &args.admin) {
-        (None, None) => playground()?,
-        _ => Box::new(Direct { server: args.server.clone(), admin: args.admin.clone() }),
-    };
+/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if neither `--server` nor
+/// `--admin` tells the way.
+pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
+    let reach = args.way.open_with(args.admin.clone(), playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (text, code) = runtime.block_on(execute(&args, reach.as_ref(), SystemTime::now()))?;
     output::print(&text)?;
@@ -124,9 +125,9 @@ async fn execute(args: &Args, reach: &dyn Reach, now: SystemTime) -> anyhow::Res
             let upstreams = upstreams::fetch(reach, &find(args, reach, pod).await?).await?;
             output::render(format, &upstreams, |upstreams| upstreams::table(upstreams))?
         }
-        Command::Config { pod, r#type, name } => {
+        Command::Config { pod, r#type, resource } => {
             let dump = get_json(args, reach, pod.as_deref(), "/config_dump?include_eds").await?;
-            let entries = config_dump::select(config_dump::entries(&dump), *r#type, name.as_deref())?;
+            let entries = config_dump::select(config_dump::entries(&dump), *r#type, resource.as_deref())?;
             output::render(format, &entries, |entries| config::tables(entries))?
         }
         Command::Clusters { pod } => {

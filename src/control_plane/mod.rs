@@ -9,6 +9,8 @@
 //!  access logs ─▶ audit (what enforcement would deny)
 //!  subscriptions ─▶ warm (what workloads call, for their new pods) ─▶ pipeline
 //!  inspect (15014): health, readiness, metrics, inspection API, graph
+//!
+//!  rehearsal: what all this would say of objects that nobody has applied (`weft validate`)
 //! ```
 
 mod audit;
@@ -17,6 +19,7 @@ mod graph;
 mod identity;
 mod origin;
 mod pipeline;
+pub mod rehearsal;
 mod told;
 mod warm;
 

@@ -74,6 +74,18 @@ fn logger(log: &AccessLog, side: Side, what: What) -> Logger {
 
 type Field = (&'static str, &'static str);
 
+/// Why a callee closed a connection, in plain words; Envoy's own stand in `details` and `failure`. Whom no TrafficTarget
+/// allows any TCP port is refused in the handshake, of which older Envoys do not say what it failed at. There is no such
+/// attribute as the last one: of what was not denied, nothing is said.
+const DENIED: &str = "%CEL(\
+    has(connection.transport_failure_reason) && connection.transport_failure_reason.contains('SAN matcher') \
+    ? 'no TrafficTarget allows this caller a TCP port of this workload' \
+    : has(connection.transport_failure_reason) && connection.transport_failure_reason.contains('CERTIFICATE_VERIFY_FAILED') \
+    ? 'the identity or the certificate of this caller is refused' \
+    : has(connection.termination_details) && connection.termination_details.startsWith('rbac_access_denied') \
+    ? 'no TrafficTarget allows this caller this TCP port' \
+    : connection.nothing)%";
+
 /// The name and the format string of each field.
 fn fields(side: Side, what: What) -> Vec<Field> {
     let mut fields = vec![("time", "%START_TIME%")];
@@ -105,6 +117,9 @@ fn fields(side: Side, what: What) -> Vec<Field> {
         ]);
     } else {
         fields.push(("details", "%CONNECTION_TERMINATION_DETAILS%"));
+        if side == Side::Inbound {
+            fields.push(("denied", DENIED));
+        }
     }
     fields.extend([
         ("flags", "%RESPONSE_FLAGS%"),

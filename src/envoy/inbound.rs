@@ -43,6 +43,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, LocalReplyConfig, Rds, ResponseMapper,
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::UpstreamConnectMode;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::access_log::{self, Side};
@@ -79,20 +80,32 @@ pub(super) const AUDIT: &str = "audit";
 pub(super) type Rates = BTreeMap<u16, (Traffic, RateLimit)>;
 
 /// The inbound listener of a pod with this plan.
+///
+/// The application hears of a raw connection when its caller has proven who it is. Envoy would connect to it at once: it
+/// would see, and the metrics would count, connections of callers that are refused in the handshake.
 pub fn listener(plan: &InboundPlan) -> Listener {
+    listener_that_connects(plan, UpstreamConnectMode::OnDownstreamTlsHandshake)
+}
+
+/// The same for Envoys that cannot wait for the handshake, or cannot load something else of the plan.
+pub fn listener_for_older(plan: &InboundPlan) -> Listener {
+    listener_that_connects(plan.for_older().as_ref().unwrap_or(plan), UpstreamConnectMode::Immediate)
+}
+
+fn listener_that_connects(plan: &InboundPlan, connects: UpstreamConnectMode) -> Listener {
     let own_ports = [OUTBOUND_PORT, INBOUND_PORT];
     let mut filter_chains: Vec<FilterChain> = own_ports.map(refuse).into();
     for (port, mode) in plan.mtls_ports.iter().filter(|(port, _)| !own_ports.contains(port)) {
         // A chain that names a port hides the chains that do not, and the default one.
-        filter_chains.extend(chains(plan, Some(*port)));
+        filter_chains.extend(chains(plan, Some(*port), connects));
         filter_chains.extend(["raw_buffer", "tls"].map(|transport| FilterChain {
             name: format!("plaintext-{transport}-{port}"),
             filter_chain_match: Some(chain_match(transport, &[], Some(*port))),
-            filters: if is_raw_open(plan, *mode) { tcp(plan, Reporter::DestinationOfPlaintext) } else { nowhere() },
+            filters: if is_raw_open(plan, *mode) { tcp_in_clear(plan) } else { nowhere() },
             ..Default::default()
         }));
     }
-    filter_chains.extend(chains(plan, None));
+    filter_chains.extend(chains(plan, None, connects));
     Listener {
         name: INBOUND.to_owned(),
         address: address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), INBOUND_PORT)),
@@ -111,7 +124,7 @@ pub fn listener(plan: &InboundPlan) -> Listener {
         filter_chains,
         default_filter_chain: is_raw_open(plan, plan.mtls).then(|| FilterChain {
             name: "plaintext".to_owned(),
-            filters: tcp(plan, Reporter::DestinationOfPlaintext),
+            filters: tcp_in_clear(plan),
             ..Default::default()
         }),
         ..Default::default()
@@ -127,7 +140,7 @@ fn is_raw_open(plan: &InboundPlan, mode: MtlsMode) -> bool {
 /// The chains of everything but raw plaintext, for one port or for all that have none of their own. They do not depend
 /// on a mode of mTLS or of authorisation, so that connections stay where they are when it changes; but for raw TCP,
 /// which has no routes.
-fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
+fn chains(plan: &InboundPlan, port: Option<u16>, connects: UpstreamConnectMode) -> [FilterChain; 4] {
     let name = |chain: &str| port.map_or_else(|| chain.to_owned(), |port| format!("{chain}-{port}"));
     let mesh = |chain: &str, alpn: &[&str], socket: TransportSocket, filters: Vec<Filter>| FilterChain {
         name: name(chain),
@@ -148,7 +161,7 @@ fn chains(plan: &InboundPlan, port: Option<u16>) -> [FilterChain; 4] {
     [
         mesh("http-1", &ALPN_HTTP1, anyone(), requests(CodecType::Http1)),
         mesh("http-2", &[ALPN_HTTP2], anyone(), requests(CodecType::Http2)),
-        mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan, Reporter::Destination)),
+        mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan, Reporter::Destination, connects)),
         FilterChain {
             name: name("plaintext-http"),
             filter_chain_match: Some(chain_match("raw_buffer", &HTTP, port)),
@@ -165,9 +178,17 @@ fn tcp_callers(plan: &InboundPlan) -> BTreeSet<&SpiffeId> {
     tcp.flat_map(|policy| &policy.sources).collect()
 }
 
+/// Raw TCP that arrives in clear, where there is no handshake to wait for.
+fn tcp_in_clear(plan: &InboundPlan) -> Vec<Filter> {
+    tcp(plan, Reporter::DestinationOfPlaintext, UpstreamConnectMode::Immediate)
+}
+
 /// Raw TCP to the application, if that is allowed.
-fn tcp(plan: &InboundPlan, reporter: Reporter) -> Vec<Filter> {
+fn tcp(plan: &InboundPlan, reporter: Reporter, connects: UpstreamConnectMode) -> Vec<Filter> {
     let mut proxy = tcp_proxy_config(INBOUND, INBOUND, None);
+    proxy.upstream_connect_mode = connects.into();
+    // Nothing is read before the application is there, as when it is connected to at once.
+    proxy.max_early_data_bytes = uint32(0).filter(|_| connects != UpstreamConnectMode::Immediate);
     tell_of_connections(&mut proxy, &plan.telemetry, reporter);
     if plan.authorization == AuthorizationMode::Audit {
         denials::log_connections(&mut proxy);

@@ -3,13 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
-use axum::{Json, Router};
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 
@@ -76,6 +77,18 @@ pub async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
 
+/// JSON that ends its line, for who reads it with curl.
+struct JsonLine<T>(T);
+
+impl<T: Serialize> IntoResponse for JsonLine<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_string(&self.0) {
+            Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        }
+    }
+}
+
 async fn readyz(State(readiness): State<Readiness>) -> Response {
     match readiness.reasons() {
         reasons if reasons.is_empty() => "ready\n".into_response(),
@@ -86,21 +99,21 @@ async fn readyz(State(readiness): State<Readiness>) -> Response {
 async fn list_deliveries(
     State(proxies): State<Arc<dyn Proxies>>,
     Query(request): Query<ListDeliveriesRequest>,
-) -> Json<ListDeliveriesResponse> {
-    Json(deliveries::list(&*proxies, &request))
+) -> JsonLine<ListDeliveriesResponse> {
+    JsonLine(deliveries::list(&*proxies, &request))
 }
 
-async fn list_held_back(State(proxies): State<Arc<dyn Proxies>>) -> Json<ListHeldBackResponse> {
-    Json(deliveries::held_back(&*proxies))
+async fn list_held_back(State(proxies): State<Arc<dyn Proxies>>) -> JsonLine<ListHeldBackResponse> {
+    JsonLine(deliveries::held_back(&*proxies))
 }
 
-async fn whole_graph(State(graph): State<Arc<dyn Graph>>) -> Json<graph::Document> {
-    Json(graph::Document::from(graph::message(graph.edges(), "")))
+async fn whole_graph(State(graph): State<Arc<dyn Graph>>) -> JsonLine<graph::Document> {
+    JsonLine(graph::Document::from(graph::message(graph.edges(), "")))
 }
 
 /// Every sidecar's metrics (Prometheus, "HTTP service discovery").
-async fn scrape_targets(State(mesh): State<Arc<dyn Mesh>>) -> Json<Vec<TargetGroup>> {
-    Json(mesh.sidecars().into_iter().map(TargetGroup::from).collect())
+async fn scrape_targets(State(mesh): State<Arc<dyn Mesh>>) -> JsonLine<Vec<TargetGroup>> {
+    JsonLine(mesh.sidecars().into_iter().map(TargetGroup::from).collect())
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

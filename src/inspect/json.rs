@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::proto::{DeliveryState, ResourceType};
+use super::proto::{DeliveryState, ResourceType, Severity};
 
 /// RFC 3339, or null.
 pub(super) fn time<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -31,6 +31,12 @@ pub(super) fn resource_type<S: Serializer>(kind: &i32, serializer: S) -> Result<
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 pub(super) fn state<S: Serializer>(state: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     name(DeliveryState::try_from(*state).unwrap_or_default().as_str_name(), "DELIVERY_STATE_").serialize(serializer)
+}
+
+/// `warning`, `error`.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+pub(super) fn severity<S: Serializer>(severity: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    name(Severity::try_from(*severity).unwrap_or_default().as_str_name(), "SEVERITY_").serialize(serializer)
 }
 
 /// An enum's value as JSON has it: without the enum's own name, in small letters.

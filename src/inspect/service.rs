@@ -42,9 +42,11 @@ impl Inspection for InspectionService {
 
     async fn list_diagnostics(
         &self,
-        _: Request<ListDiagnosticsRequest>,
+        request: Request<ListDiagnosticsRequest>,
     ) -> Result<Response<ListDiagnosticsResponse>, Status> {
-        let diagnostics = self.mesh.diagnostics().into_iter().map(diagnostic).collect();
+        let namespace = request.into_inner().namespace;
+        let wanted = |found: &mesh::Diagnostic| namespace.is_empty() || is_in(found, &namespace);
+        let diagnostics = self.mesh.diagnostics().into_iter().filter(wanted).map(diagnostic).collect();
         Ok(Response::new(ListDiagnosticsResponse { diagnostics }))
     }
 
@@ -145,6 +147,14 @@ pub(super) fn resource_type(kind: snapshot::ResourceType) -> ResourceType {
         snapshot::ResourceType::Route => ResourceType::Route,
         snapshot::ResourceType::Secret => ResourceType::Secret,
     }
+}
+
+/// Whether it is about an object of this namespace, or about the Namespace itself.
+fn is_in(diagnostic: &mesh::Diagnostic, namespace: &str) -> bool {
+    diagnostic.object.as_ref().is_some_and(|object| match &object.namespace {
+        Some(own) => own.as_str() == namespace,
+        None => object.kind == mesh::Kind::Namespace && &*object.name == namespace,
+    })
 }
 
 fn diagnostic(diagnostic: mesh::Diagnostic) -> Diagnostic {

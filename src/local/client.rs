@@ -19,7 +19,7 @@ use super::wire;
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no playground named `{0}` is running for this user: start it with `weft up DIR`; WEFT_PLAYGROUND names another"
+        "no playground named `{0}` is running for this user: start it with `weft up DIR`; --name or WEFT_PLAYGROUND names another"
     )]
     NotRunning(String),
     /// It ended while the request was under way.

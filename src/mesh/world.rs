@@ -440,6 +440,21 @@ impl World {
         self.index.splits_of_root.get(root).filter_map(|name| self.splits.get(name))
     }
 
+    /// Every target, ordered by namespace and name.
+    pub fn targets(&self) -> impl Iterator<Item = &TrafficTarget> {
+        self.targets.values()
+    }
+
+    /// Every fault, ordered by namespace and name.
+    pub fn faults(&self) -> impl Iterator<Item = &TrafficFault> {
+        self.faults.values()
+    }
+
+    /// Every Egress, ordered by namespace and name.
+    pub fn egresses(&self) -> impl Iterator<Item = &Egress> {
+        self.egresses.values()
+    }
+
     /// The targets whose destination is the account, ordered by name.
     pub fn targets_of(&self, account: &ServiceAccountKey) -> impl Iterator<Item = &TrafficTarget> {
         self.index.targets_of_account.get(account).filter_map(|name| self.targets.get(name))

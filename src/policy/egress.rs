@@ -79,7 +79,7 @@ impl EgressPlan {
     }
 }
 
-fn egress_ref(egress: &Egress) -> ObjectRef {
+pub(super) fn egress_ref(egress: &Egress) -> ObjectRef {
     ObjectRef { kind: Kind::Egress, namespace: Some(egress.namespace.clone()), name: egress.name.clone() }
 }
 

@@ -159,7 +159,7 @@ fn could_hit_the_same(one: &FaultPlan, other: &FaultPlan) -> bool {
     callers && one.matches.iter().any(|one| other.matches.iter().any(|other| could_both_fit(one, other)))
 }
 
-fn fault_ref(fault: &TrafficFault) -> ObjectRef {
+pub(super) fn fault_ref(fault: &TrafficFault) -> ObjectRef {
     ObjectRef { kind: Kind::TrafficFault, namespace: Some(fault.namespace.clone()), name: fault.name.clone() }
 }
 

@@ -102,10 +102,14 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
     let config = world.config();
     let authorization = namespace.and_then(|ns| ns.authorization).unwrap_or(config.authorization);
     let mut diagnostics = Vec::new();
+    let targets = world.targets_of(&pod.account);
     let allow = match authorization {
-        AuthorizationMode::Permissive => Vec::new(),
+        // What a target lacks is to be known before anybody turns enforcement on.
+        AuthorizationMode::Permissive => {
+            targets.for_each(|target| drop(Rules::of(world, target, &mut diagnostics)));
+            Vec::new()
+        }
         AuthorizationMode::Audit | AuthorizationMode::Enforce => {
-            let targets = world.targets_of(&pod.account);
             targets.filter_map(|target| allow_policy(world, pod, target, &mut diagnostics)).collect()
         }
     };
@@ -131,54 +135,77 @@ pub fn pod(world: &World, key: &PodKey) -> Option<(InboundPlan, Vec<Diagnostic>)
     Some((plan, diagnostics))
 }
 
+/// What a target that has these rules does not find.
+pub(super) fn dangling_rules(world: &World, target: &TrafficTarget) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
+    drop(Rules::of(world, target, &mut diagnostics));
+    diagnostics
+}
+
+/// What the rules of a target come to.
+struct Rules {
+    matches: Vec<HttpMatch>,
+    ports: Ports,
+    has_http: bool,
+    has_tcp: bool,
+}
+
+impl Rules {
+    fn of(world: &World, target: &TrafficTarget, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let mut matches = Vec::new();
+        let mut ports = Ports::new(target.port);
+        let mut has_http = false;
+        let mut has_tcp = false;
+        for (position, rule) in target.rules.iter().enumerate() {
+            let dangling = |what: String| {
+                Diagnostic::warning(
+                    format!("spec.rules[{position}].name"),
+                    format!("there is no {what}, so this rule allows nothing"),
+                    "create it, or remove the rule",
+                )
+                .about(target_ref(target))
+            };
+            match rule {
+                TargetRule::Http(name, only) => {
+                    has_http = true;
+                    let Some(group) = world.route_group(&target.namespace, name) else {
+                        diagnostics.push(dangling(format!("HTTPRouteGroup {}/{name}", target.namespace)));
+                        continue;
+                    };
+                    let counts =
+                        |candidate: &&HttpMatch| only.as_ref().is_none_or(|names| names.contains(&candidate.name));
+                    matches.extend(group.matches.iter().filter(counts).cloned());
+                    for name in only.iter().flatten().filter(|name| group.matches.iter().all(|m| m.name != **name)) {
+                        diagnostics.push(
+                            Diagnostic::warning(
+                                format!("spec.rules[{position}].matches"),
+                                format!("HTTPRouteGroup {}/{} has no match `{name}`", target.namespace, group.name),
+                                "correct the name, or add the match to the group",
+                            )
+                            .about(target_ref(target)),
+                        );
+                    }
+                }
+                TargetRule::Tcp(name) => {
+                    has_tcp = true;
+                    match world.tcp_route(&target.namespace, name) {
+                        Some(route) => ports.add(&route.ports),
+                        None => diagnostics.push(dangling(format!("TCPRoute {}/{name}", target.namespace))),
+                    }
+                }
+            }
+        }
+        Self { matches, ports, has_http, has_tcp }
+    }
+}
+
 fn allow_policy(
     world: &World,
     pod: &Pod,
     target: &TrafficTarget,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<AllowPolicy> {
-    let mut matches = Vec::new();
-    let mut ports = Ports::new(target.port);
-    let mut has_http = false;
-    let mut has_tcp = false;
-    for (position, rule) in target.rules.iter().enumerate() {
-        let dangling = |what: String| {
-            Diagnostic::warning(
-                format!("spec.rules[{position}].name"),
-                format!("there is no {what}, so this rule allows nothing"),
-                "create it, or remove the rule",
-            )
-            .about(target_ref(target))
-        };
-        match rule {
-            TargetRule::Http(name, only) => {
-                has_http = true;
-                let Some(group) = world.route_group(&target.namespace, name) else {
-                    diagnostics.push(dangling(format!("HTTPRouteGroup {}/{name}", target.namespace)));
-                    continue;
-                };
-                let counts = |candidate: &&HttpMatch| only.as_ref().is_none_or(|names| names.contains(&candidate.name));
-                matches.extend(group.matches.iter().filter(counts).cloned());
-                for name in only.iter().flatten().filter(|name| group.matches.iter().all(|m| m.name != **name)) {
-                    diagnostics.push(
-                        Diagnostic::warning(
-                            format!("spec.rules[{position}].matches"),
-                            format!("HTTPRouteGroup {}/{} has no match `{name}`", target.namespace, group.name),
-                            "correct the name, or add the match to the group",
-                        )
-                        .about(target_ref(target)),
-                    );
-                }
-            }
-            TargetRule::Tcp(name) => {
-                has_tcp = true;
-                match world.tcp_route(&target.namespace, name) {
-                    Some(route) => ports.add(&route.ports),
-                    None => diagnostics.push(dangling(format!("TCPRoute {}/{name}", target.namespace))),
-                }
-            }
-        }
-    }
+    let Rules { matches, ports, has_http, has_tcp } = Rules::of(world, target, diagnostics);
     let trust_domain = &world.config().trust_domain;
     let sources: BTreeSet<SpiffeId> =
         target.sources.iter().map(|account| SpiffeId::new(trust_domain.clone(), account.clone())).collect();
@@ -263,7 +290,7 @@ fn http_ports(world: &World, pod: &Pod) -> BTreeSet<u16> {
         .collect()
 }
 
-fn target_ref(target: &TrafficTarget) -> ObjectRef {
+pub(super) fn target_ref(target: &TrafficTarget) -> ObjectRef {
     ObjectRef { kind: Kind::TrafficTarget, namespace: Some(target.namespace.clone()), name: target.name.clone() }
 }
 

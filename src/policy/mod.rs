@@ -5,6 +5,7 @@
 //!        ──inbound::pod───────▶ InboundPlan   what a pod accepts
 //!        ──egress::pod────────▶ EgressPlan    what it may call outside the mesh
 //!        ──telemetry::of_pod─▶ Telemetry     what its sidecar tells of both
+//!        ──references::dangling─▶ diagnostics what a whole mesh names and does not have
 //! ```
 //!
 //! Pure functions of the [`crate::mesh::World`]; equal worlds give equal plans, and a plan knows nothing of Envoy.
@@ -14,6 +15,7 @@ pub mod fault;
 pub mod inbound;
 pub mod outbound;
 mod overlap;
+pub mod references;
 pub mod telemetry;
 pub mod traffic_policy;
 pub mod upstream;

@@ -109,6 +109,7 @@ pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
     let Some(service) = world.service(key) else {
         diagnostics.extend(fault::without_target(world, key));
         diagnostics.extend(traffic_policy::without_target(world, key));
+        diagnostics.extend(without_root(world, key));
         let nothing = ServicePlan { key: key.clone(), ips: Vec::new(), ports: Vec::new(), diagnostics };
         return (!nothing.diagnostics.is_empty()).then_some(nothing);
     };
@@ -116,10 +117,51 @@ pub fn service(world: &World, key: &ServiceKey) -> Option<ServicePlan> {
     let faults = fault::faults(world, service, &mut diagnostics);
     diagnostics.extend(traffic_policy::diagnostics(world, service));
     diagnostics.extend(zone::diagnostics(world, service));
+    diagnostics.extend(without_target_port(world, service));
     let plan = |(port, faults)| PortPlan { faults, ..port_plan(world, service, port, &splits, &mut diagnostics) };
     let ports = service.ports.iter().zip(faults).map(plan).collect();
     let ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
     Some(ServicePlan { key: key.clone(), ips, ports, diagnostics })
+}
+
+/// What the authors of splits whose root does not exist should know.
+fn without_root(world: &World, key: &ServiceKey) -> Vec<Diagnostic> {
+    let split = |split| {
+        let reason = format!("Service {key} does not exist, so there are no calls to split");
+        Diagnostic::warning("spec.service", reason, "create it, or correct the name").about(split_ref(split))
+    };
+    let mut said: Vec<_> = world.splits_of(key).map(split).collect();
+    said.sort_by(|one, other| one.object.cmp(&other.object));
+    said
+}
+
+/// The ports of a Service that lead to a named port which none of its pods has.
+fn without_target_port(world: &World, service: &Service) -> Vec<Diagnostic> {
+    let missing = |(position, port): (usize, &ServicePort)| {
+        let TargetPort::Name(name) = &port.target else { return None };
+        let mut slices = world.slices_of(&service.key);
+        // A controller that writes slices may know pods that are not known here.
+        if slices.any(|slice| slice.ports.contains_key(&port.name)) {
+            return None;
+        }
+        let endpoints = world.slices_of(&service.key).flat_map(|slice| &slice.endpoints);
+        let sliced = endpoints.filter_map(|endpoint| world.pod(endpoint.pod.as_ref()?));
+        let mut pods = sliced.chain(world.selected_by(service)).peekable();
+        pods.peek()?;
+        if pods.any(|pod| target_on(pod, &port.target).is_some()) {
+            return None;
+        }
+        let reason =
+            format!("no pod of the Service has a port named `{name}`, so nothing is behind port {}", port.port);
+        let help = "use the name of a port of its pods' containers, or the number";
+        let about = ObjectRef {
+            kind: Kind::Service,
+            namespace: Some(service.key.namespace.clone()),
+            name: service.key.name.clone(),
+        };
+        Some(Diagnostic::warning(format!("spec.ports[{position}].targetPort"), reason, help).about(about))
+    };
+    service.ports.iter().enumerate().filter_map(missing).collect()
 }
 
 /// The splits of a root that decide something.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::convert::{Converted, convert};
 use super::document::type_error;
 use super::manifest::Manifest;
-use super::versions;
+use super::{unknown, versions};
 use crate::mesh::Diagnostic;
 
 /// What is said of an object.
@@ -23,12 +23,17 @@ pub struct Findings {
 pub fn check(object: Value) -> Option<Findings> {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
     let version = versions::version(text("kind"), text("apiVersion"))?;
-    let found = match Manifest::read(version, object) {
-        Err(error) => Err(vec![type_error(error)]),
-        Ok(manifest) => convert(&manifest),
+    let manifest = match Manifest::read(version, object.clone()) {
+        Err(error) => return Some(Findings { errors: vec![type_error(error)], warnings: Vec::new() }),
+        Ok(manifest) => manifest,
     };
-    Some(match found {
-        Ok(Converted { warnings, .. }) => Findings { errors: Vec::new(), warnings },
-        Err(errors) => Findings { errors, warnings: Vec::new() },
+    let mut unknown = unknown::find(&object, &manifest).errors;
+    unknown.iter_mut().for_each(|found| found.object = Some(manifest.object_ref()));
+    Some(match convert(&manifest) {
+        Ok(Converted { warnings, .. }) if unknown.is_empty() => Findings { errors: Vec::new(), warnings },
+        converted => {
+            let errors = converted.err().into_iter().flatten().chain(unknown).collect();
+            Findings { errors, warnings: Vec::new() }
+        }
     })
 }

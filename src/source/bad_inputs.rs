@@ -129,8 +129,9 @@ const IDENTITY: &[Case] = &[
         "not read as",
         "v1alpha4",
     ),
-    warning("apiVersion: v1\nkind: Sevice\nmetadata: {name: a}\n", 2, "kind", "not used by Weft", "misspelt"),
-    warning("apiVersion: serving.knative.dev/v1\nkind: Service\n", 2, "kind", "not used by Weft", "said once"),
+    warning("apiVersion: v1\nkind: Sevice\nmetadata: {name: a}\n", 2, "kind", "does not read", "mean `Service`?"),
+    warning("apiVersion: serving.knative.dev/v1\nkind: Service\n", 2, "kind", "passes over", "said once"),
+    warning("apiVersion: v1\nkind: ConfigMap\n", 2, "kind", "does not read", "leave it"),
     error("apiVersion: v1\nkind: List\nitems: 3\n", 3, "items", "not a sequence", "`- …`"),
     error("apiVersion: v1\nkind: List\nitems:\n- {}\n", 4, "apiVersion", "missing", "apiVersion: v1"),
     error("apiVersion: v1\nkind: List\nitems:\n- 5\n", 4, "", "not a Kubernetes object", "mapping"),
@@ -657,7 +658,29 @@ const CONFIG: &[Case] = &[
         "named `mine`",
         "name it `default`",
     ),
-    warning(config!("spec:\n  mtsl: {mode: Strict}\n"), 5, "spec.mtsl", "no such field", "correct its name"),
+    error(config!("spec:\n  mtsl: {mode: Strict}\n"), 5, "spec.mtsl", "no such field", "did you mean `mtls`?"),
+    error(
+        config!("spec:\n  authorisation: {mode: Enforce}\n"),
+        5,
+        "spec.authorisation",
+        "MeshConfig has no such field, so the object is not used",
+        "did you mean `authorization`?",
+    ),
+    error(config!("spec:\n  mtls: {strict: true}\n"), 5, "spec.mtls.strict", "no such field", "use one of `mode`"),
+    error(
+        config!("spec: {}\nauthorization: {mode: Enforce}\n"),
+        5,
+        "authorization",
+        "no such field",
+        "use one of `spec`",
+    ),
+    warning(
+        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata:\n  name: default\n  lables: {a: b}\nspec: {}\n",
+        5,
+        "metadata.lables",
+        "no such field",
+        "correct its name",
+    ),
 ];
 
 const TELEMETRY: &[Case] = &[
@@ -782,6 +805,13 @@ macro_rules! egress {
 }
 
 const EGRESS: &[Case] = &[
+    error(
+        egress!("spec:\n  hosts: [a.example]\n  port: [80]\n"),
+        6,
+        "spec.port",
+        "Egress has no such field",
+        "did you mean `ports`?",
+    ),
     error(egress!("spec: {}\n"), 4, "spec", "allows nothing", "spec.hosts or spec.addresses"),
     error(
         egress!("spec:\n  hosts:\n  - a.example\n  - https://a.example\n"),
@@ -860,6 +890,13 @@ const EGRESS: &[Case] = &[
 ];
 
 const FAULT: &[Case] = &[
+    error(
+        fault!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  percent: 5\n  delay: {fixed: 1s}\n"),
+        6,
+        "spec.percent",
+        "TrafficFault has no such field",
+        "did you mean `percentage`?",
+    ),
     error(
         fault!("spec:\n  targetRefs: []\n  delay: {fixed: 1s}\n"),
         5,
@@ -1050,12 +1087,19 @@ const POLICY: &[Case] = &[
         "not a time",
         "from 1ms",
     ),
-    warning(
+    error(
         policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  timeouts: {requests: 1s}\n"),
         6,
         "spec.timeouts.requests",
-        "no such field",
-        "correct its name",
+        "TrafficPolicy has no such field",
+        "did you mean `request`?",
+    ),
+    error(
+        policy!("spec:\n  targetRefs:\n  - {kind: Service, name: cart, ports: 80}\n  timeouts: {request: 1s}\n"),
+        6,
+        "spec.targetRefs[0].ports",
+        "TrafficPolicy has no such field",
+        "did you mean `port`?",
     ),
     error(
         policy!("spec:\n  targetRefs: [{kind: Service, name: cart}]\n  retries: {on: [always]}\n"),

@@ -16,6 +16,7 @@ use super::manifest::egress::Egress;
 use super::manifest::fault::TrafficFault;
 use super::manifest::smi::{http, layer4, split, target};
 use super::manifest::traffic_policy::TrafficPolicy;
+use crate::mesh;
 
 /// The Service of the webhooks.
 pub const WEBHOOK_SERVICE: &str = "weft-webhook";
@@ -51,6 +52,22 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 pub fn to_yaml() -> String {
     let documents = all().iter().filter_map(|crd| serde_saphyr::to_string(crd).ok()).collect::<Vec<_>>();
     format!("# Made by `weft crds`; do not edit.\n{}", documents.join("---\n"))
+}
+
+/// The fields that one of Weft's own kinds has at a path such as `spec.targetRefs[0]` (empty: at the top); none where
+/// there is no such place.
+pub(super) fn fields(kind: mesh::Kind, path: &str) -> Vec<String> {
+    let name = kind.to_string();
+    let of_kind = kinds().into_iter().find(|kind| kind.names.0 == name);
+    let Some((_, schema)) = of_kind.and_then(|kind| kind.versions.into_iter().next_back()) else { return Vec::new() };
+    let inside = |schema: &Value, segment: &str| {
+        let name = segment.split('[').next().unwrap_or_default();
+        let field = schema.get("properties")?.get(name)?;
+        Some(if segment.contains('[') { field.get("items")? } else { field }.clone())
+    };
+    let place = path.split('.').filter(|segment| !segment.is_empty()).try_fold(schema, |at, one| inside(&at, one));
+    let fields = place.and_then(|schema| schema.get("properties")?.as_object().cloned());
+    fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
 }
 
 fn kinds() -> Vec<Kind> {

@@ -12,9 +12,11 @@ use serde_json::Value;
 
 use crate::mesh::object::Object;
 use crate::mesh::{Diagnostic, Kind, Location, ObjectRef};
+use crate::nearest::nearest;
 
 use super::convert::{Converted, convert};
 use super::manifest::{FieldError, Manifest, VERSIONS, Version, is_namespaced};
+use super::unknown;
 use super::yaml::{self, Node, Tree};
 
 /// An object that can be used.
@@ -55,6 +57,25 @@ pub(crate) fn read(file: &Arc<PathBuf>, text: &str) -> Vec<Outcome> {
         }
     }
     reader.outcomes
+}
+
+/// The line of a field of an object, in the text of the file that holds it; `None` if it does not.
+pub(super) fn line_of(text: &str, object: &ObjectRef, field: &str) -> Option<u32> {
+    let text = yaml::normalise(text);
+    let trees = yaml::documents(&text).into_iter().filter_map(|chunk| chunk.parse().ok()).collect::<Vec<_>>();
+    let objects = trees.iter().flat_map(|tree| match tree.get("items").map(|items| &items.node) {
+        Some(Node::Sequence(items)) => items.iter().collect(),
+        _ => vec![tree],
+    });
+    let is = |tree: &&Tree| {
+        let metadata = |key: &str| tree.get("metadata").and_then(|metadata| metadata.get(key)?.as_str());
+        let namespace = metadata("namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+        // The items of a `PodList` need not say what they are.
+        tree.get("kind").and_then(Tree::as_str).is_none_or(|kind| kind == object.kind.to_string())
+            && metadata("name") == Some(&*object.name)
+            && object.namespace.as_ref().is_none_or(|expected| expected.as_str() == namespace)
+    };
+    objects.into_iter().find(is).map(|tree| tree.line_of(field))
 }
 
 struct Reader {
@@ -116,8 +137,14 @@ impl Reader {
                 }
             }
             Recognised::Unknown => {
-                let reason = format!("{kind} of {api_version} is not used by Weft");
-                let help = "nothing, unless its name is misspelt; this is said once";
+                let reason =
+                    format!("Weft does not read the kind {kind} of {api_version}, and passes over such objects");
+                let siblings = VERSIONS.iter().filter(|(_, version, _)| *version == api_version);
+                let siblings: Vec<String> = siblings.map(|(kind, _, _)| kind.to_string()).collect();
+                let help = match nearest(kind, siblings.iter().map(String::as_str)) {
+                    Some(meant) => format!("did you mean `{meant}`? Then correct the name"),
+                    None => "leave it if it is not meant for Weft; this is said once".to_owned(),
+                };
                 let diagnostic = Diagnostic::warning("kind", reason, help).at(self.at(tree.line_of("kind")));
                 self.outcomes.push(Outcome::Unknown(api_version.to_owned(), kind.to_owned(), diagnostic));
             }
@@ -187,19 +214,18 @@ impl Reader {
                 return self.outcomes.push(Outcome::Rejected(object, diagnostics));
             }
         };
+        let unknown = unknown::find(&json, &manifest);
         let outcome = match convert(&manifest) {
-            Ok(Converted { object, warnings }) => {
-                let mut unknown = Vec::new();
-                unknown_fields(&json, &manifest.to_json(), "", &mut unknown);
-                let unknown = unknown.into_iter().map(|field| unknown_field(manifest.kind(), field));
-                Outcome::Usable(Box::new(Document {
-                    location: self.at(tree.line),
-                    warnings: warnings.into_iter().chain(unknown).map(place).collect(),
-                    manifest: Arc::new(manifest),
-                    object,
-                }))
+            Ok(Converted { object, warnings }) if unknown.errors.is_empty() => Outcome::Usable(Box::new(Document {
+                location: self.at(tree.line),
+                warnings: warnings.into_iter().chain(unknown.warnings).map(place).collect(),
+                manifest: Arc::new(manifest),
+                object,
+            })),
+            converted => {
+                let found = converted.err().into_iter().flatten().chain(unknown.errors);
+                Outcome::Rejected(object.clone(), found.map(place).collect())
             }
-            Err(diagnostics) => Outcome::Rejected(object.clone(), diagnostics.into_iter().map(place).collect()),
         };
         self.outcomes.push(outcome);
     }

@@ -16,7 +16,7 @@ pub mod directory;
 mod document;
 pub mod kube;
 pub mod manifest;
-
+mod unknown;
 pub mod versions;
 pub(crate) mod yaml;
 

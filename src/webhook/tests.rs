@@ -239,3 +239,24 @@ async fn the_server_answers_over_tls_with_a_certificate_that_may_change() {
     drop(silent);
     tokio::time::timeout(Duration::from_secs(15), server).await.expect("it ends").unwrap().unwrap();
 }
+
+#[test]
+fn a_field_that_weft_does_not_have_is_refused_in_its_own_kinds_alone() {
+    let answer = |object: Value| {
+        let review = validate(&admission(json!({"uid": "1", "object": object}))).unwrap();
+        review["response"].clone()
+    };
+    let config = |spec: Value| json!({"apiVersion": "weft.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default"}, "spec": spec});
+    let denied = answer(config(json!({"authorisation": {"mode": "Enforce"}})));
+    assert_eq!(denied["allowed"], false);
+    let message = denied["status"]["message"].as_str().unwrap();
+    assert!(message.starts_with("spec.authorisation: MeshConfig has no such field"), "{message}");
+    assert!(message.contains("did you mean `authorization`?"), "{message}");
+    let mut known = config(json!({"authorization": {"mode": "Enforce"}}));
+    known["metadata"]["newInKubernetes"] = json!(true);
+    known["status"] = json!({"conditions": []});
+    assert_eq!(answer(known), json!({"uid": "1", "allowed": true}));
+    let mut other = split(json!(1));
+    other["spec"]["newInSmi"] = json!(true);
+    assert_eq!(answer(other)["allowed"], true);
+}

@@ -189,12 +189,22 @@ fn errors(mesh: &Mesh, checks: &mut Scenarios) {
     });
     checks.equal(
         "log-denied: a connection, and why",
-        "spiffe://cluster.local/ns/app/sa/client rbac_access_denied_matched_policy[none]",
+        "spiffe://cluster.local/ns/app/sa/client rbac_access_denied_matched_policy[none] \
+         no TrafficTarget allows this caller this TCP port",
         {
             mesh.code(CLIENT, &["tcp://vault.guarded:7000"])
-                .and_then(|_| fields(mesh, "guarded/vault", &["7000.vault"], &["caller", "details"]))
+                .and_then(|_| fields(mesh, "guarded/vault", &["7000.vault"], &["caller", "details", "denied"]))
         },
     );
+    checks.holds("log-denied: a connection in the handshake, in plain words before Envoy's", "who, and why", || {
+        mesh.code("app/loud", &["tcp://vault.guarded:7000"])?;
+        let said = fields(mesh, "guarded/vault", &["7000.vault", "sa/loud"], &["caller", "denied", "failure"])?;
+        // Envoy 1.36 does not say what of the certificate is refused.
+        let plain =
+            ["no TrafficTarget allows this caller a TCP port", "identity or the certificate of this caller is refused"];
+        let is_plain = plain.iter().any(|words| said.contains(words)) && said.contains("CERTIFICATE_VERIFY_FAILED");
+        Ok((said.starts_with("spiffe://cluster.local/ns/app/sa/loud ") && is_plain, said))
+    });
     checks.equal("log-errors: nobody there", "503 UH", {
         mesh.call(CLIENT, &["http://nobody/"])
             .and_then(|_| fields(mesh, CLIENT, &["app/nobody/80"], &["code", "flags"]))

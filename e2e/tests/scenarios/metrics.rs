@@ -142,6 +142,18 @@ fn both_sidecars_of_a_call_count_it_with_both_ends() {
         }),
     );
 
+    checks.equal(
+        "metrics-tcp denied, no connection is opened to the application",
+        "0 opened",
+        Samples::of(&mesh, VAULT).map(|s| format!("{} opened", s.sum("tcp_connections_opened_total", AT_CALLEE))),
+    );
+    let opened = format!("{client}: 5");
+    checks.equal(
+        "metrics-tcp opened, at the callee by the caller's principal",
+        &opened,
+        seen(&mesh, SERVER, &opened, |s| s.by("source_principal", "tcp_connections_opened_total", AT_CALLEE)),
+    );
+
     mesh.calls(CLIENT, &["-n", "4", "grpc://server:9090"]).expect("calls");
     mesh.calls(CLIENT, &["-n", "2", "--expect", "PERMISSION_DENIED", "grpc://vault.guarded:9090"]).expect("calls");
     let statuses =

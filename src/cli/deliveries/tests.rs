@@ -112,6 +112,9 @@ fn an_object_is_named_as_for_kubectl() {
     let expected =
         |kind: &str, name: &str, namespace: &str, pending| (kind.into(), name.into(), namespace.into(), pending);
     assert_eq!(request(""), expected("", "", "", false));
-    assert_eq!(request("service"), expected("service", "", "", false));
-    assert_eq!(request("service/cart -n shop --pending"), expected("service", "cart", "shop", true));
+    assert_eq!(request("service"), expected("Service", "", "", false));
+    assert_eq!(request("svc/cart -n shop --pending"), expected("Service", "cart", "shop", true));
+    let refused = |word: &str| Cli::try_parse_from(["deliveries", word]).map(drop).unwrap_err();
+    assert_eq!(refused("servce").exit_code(), 2);
+    assert!(refused("servce").to_string().contains("did you mean `service`?"), "{}", refused("servce"));
 }

@@ -78,16 +78,17 @@ fn histogram(supported: &[f64], item: &Value) -> Option<Histogram> {
 
 /// The tables for reading.
 pub(super) fn table(read: &Stats) -> String {
-    let mut stats = Table::new(["STAT", "VALUE"]);
+    // Names of a few hundred letters come last, so that they push nothing out of sight.
+    let mut stats = Table::new(["VALUE", "STAT"]);
     for stat in &read.stats {
-        stats.row([stat.name.clone(), stat.value.as_str().map_or_else(|| stat.value.to_string(), str::to_owned)]);
+        stats.row([stat.value.as_str().map_or_else(|| stat.value.to_string(), str::to_owned), stat.name.clone()]);
     }
     let mut text = stats.to_string();
     if !read.histograms.is_empty() {
-        let mut histograms = Table::new(["HISTOGRAM", "P50", "P90", "P99", "MAX"]);
+        let mut histograms = Table::new(["P50", "P90", "P99", "MAX", "HISTOGRAM"]);
         for each in &read.histograms {
             let [p50, p90, p99, max] = [each.p50, each.p90, each.p99, each.max].map(|value| format!("{value:.1}"));
-            histograms.row([each.name.clone(), p50, p90, p99, max]);
+            histograms.row([p50, p90, p99, max, each.name.clone()]);
         }
         text = format!("{text}\n{histograms}");
     }

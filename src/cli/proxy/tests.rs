@@ -8,6 +8,7 @@ use axum::routing::get;
 use clap::Parser;
 use tonic::{Request, Response, Status};
 
+use super::reach::Direct;
 use super::*;
 use crate::inspect::proto;
 use crate::inspect::proto::inspection_server::{Inspection, InspectionServer};

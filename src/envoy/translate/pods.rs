@@ -216,7 +216,7 @@ impl Pods {
                 out.listener(
                     names::INBOUND.into(),
                     &inbound::listener(&plan),
-                    plan.for_older().map(|older| inbound::listener(&older)),
+                    Some(inbound::listener_for_older(&plan)),
                 ),
                 out.encode(ResourceType::Route, names::INBOUND.into(), &inbound::routes(&plan), None),
                 out.encode(ResourceType::Route, names::INBOUND_IN_CLEAR.into(), &in_clear::routes(&plan), None),

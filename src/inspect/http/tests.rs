@@ -300,7 +300,8 @@ async fn the_inspection_api_answers_on_the_same_port_as_http() {
     let one = ListProxiesRequest { namespace: "shop".to_owned() };
     let one = client.list_proxies(one).await.unwrap().into_inner().proxies;
     insta::assert_debug_snapshot!(one);
-    let diagnostics = client.list_diagnostics(ListDiagnosticsRequest {}).await.unwrap().into_inner().diagnostics;
+    let diagnostics =
+        client.list_diagnostics(ListDiagnosticsRequest::default()).await.unwrap().into_inner().diagnostics;
     insta::assert_debug_snapshot!(diagnostics);
     let convergence = client.get_convergence(GetConvergenceRequest {}).await.unwrap().into_inner();
     let graph = GetGraphRequest { namespace: "shop".to_owned() };

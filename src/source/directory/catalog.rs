@@ -166,6 +166,11 @@ impl Catalog {
         events
     }
 
+    /// Where the object that counts begins.
+    pub(super) fn place(&self, object: &ObjectRef) -> Option<&Location> {
+        self.published.get(object).map(|document| &document.location)
+    }
+
     /// The known files below a directory.
     pub(crate) fn below<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a Path> {
         // Paths are ordered by their parts, so what is below a directory stands right behind it.

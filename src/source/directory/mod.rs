@@ -21,7 +21,8 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Event;
+use super::{Event, document};
+use crate::mesh::{Location, ObjectRef};
 use catalog::Catalog;
 use disk::Disk;
 
@@ -153,19 +154,48 @@ impl DirectorySource {
     }
 }
 
-/// Reads a directory (or a single file) once, with the same rules: what `weft validate` does.
+/// What was read of a directory (or a single file) at one time.
+#[derive(Debug)]
+pub struct Reading {
+    /// What a source would tell; it ends with [`Event::Synced`].
+    pub events: Vec<Event>,
+    catalog: Catalog,
+}
+
+impl Reading {
+    /// Reads `path` with the rules of a source.
+    ///
+    /// # Errors
+    /// When `path` cannot be read at all.
+    pub fn of(path: &Path) -> Result<Self, SourceError> {
+        let files = match path.is_file() {
+            true => vec![(path.to_owned(), disk::read(path))],
+            false => {
+                disk::check_directory(path)?;
+                Disk::unwatched().scan(path)?
+            }
+        };
+        let mut catalog = Catalog::new();
+        let events = catalog.replace(std::time::Instant::now(), files);
+        Ok(Self { events, catalog })
+    }
+
+    /// Where a field of an object stands; where the object begins, if the field is not there; `None` for an object that
+    /// was not read. The file is read again.
+    pub fn place(&self, object: &ObjectRef, field: &str) -> Option<Location> {
+        let Location { file, line } = self.catalog.place(object)?.clone();
+        let text = std::fs::read_to_string(&*file).ok();
+        let line = text.and_then(|text| document::line_of(&text, object, field)).unwrap_or(line);
+        Some(Location { file, line })
+    }
+}
+
+/// Reads a directory (or a single file) once, with the rules of a source.
 ///
 /// # Errors
 /// When `path` cannot be read at all.
 pub fn read_once(path: &Path) -> Result<Vec<Event>, SourceError> {
-    let files = match path.is_file() {
-        true => vec![(path.to_owned(), disk::read(path))],
-        false => {
-            disk::check_directory(path)?;
-            Disk::unwatched().scan(path)?
-        }
-    };
-    Ok(Catalog::new().replace(std::time::Instant::now(), files))
+    Ok(Reading::of(path)?.events)
 }
 
 impl State {

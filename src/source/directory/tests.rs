@@ -309,3 +309,19 @@ fn file(documents: &[&str], list: bool) -> Content {
     let items = documents.iter().map(item).collect::<Vec<_>>().join("\n");
     Content::Bytes(format!("apiVersion: v1\nkind: List\nitems:\n{items}\n").into())
 }
+
+#[test]
+fn the_last_good_version_of_a_weft_object_stays_when_a_field_is_misspelt() {
+    let config = |field: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec:\n  {field}: {{mode: Enforce}}\n"
+        )
+    };
+    let mut script = Script::new();
+    assert_eq!(script.write("mesh.yaml", &config("authorization")), ["+default"]);
+    let told = script.write("mesh.yaml", &config("authorisation"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("!mesh.yaml:5: MeshConfig default: spec.authorisation: "), "{told:?}");
+    assert!(script.wait(10_000).is_empty(), "it is in the file, so it is not removed either");
+    assert!(script.objects.contains("MeshConfig default"));
+}

@@ -218,6 +218,26 @@ pub(crate) fn is_namespaced(kind: Kind) -> bool {
     !matches!(kind, Kind::Namespace | Kind::MeshConfig)
 }
 
+/// The kinds that are read.
+pub(crate) const KINDS: [Kind; 16] = [
+    Kind::Namespace,
+    Kind::ServiceAccount,
+    Kind::Pod,
+    Kind::Deployment,
+    Kind::StatefulSet,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::TrafficSplit,
+    Kind::HTTPRouteGroup,
+    Kind::TCPRoute,
+    Kind::UDPRoute,
+    Kind::TrafficTarget,
+    Kind::TrafficFault,
+    Kind::TrafficPolicy,
+    Kind::MeshConfig,
+    Kind::Egress,
+];
+
 /// A kind in a version that is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Version {
