@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, ensure};
 use weft::envoy::Translator;
 use weft::mesh::{Dirty, Event as MeshEvent, ProxyId, World};
-use weft::snapshot::{Generation, Resource, ResourceName, ResourceType, Snapshot};
+use weft::snapshot::{ResourceName, ResourceType, Snapshot};
 use weft::source::{Event, directory};
 
 use crate::catalog::{Catalog, NameId};
@@ -67,12 +67,7 @@ fn against_snapshot(sidecar: &Sidecar, snapshot: &Snapshot, catalog: &Catalog) -
         for (name, have) in sidecar.holds(kind) {
             let name: ResourceName = (&*catalog.text(name)).into();
             missing.remove(&name);
-            // By what it was sent: a sidecar that states no release is an older one, whose bodies are not those of the
-            // version.
-            let expected = snapshot.get(&proxy, kind, &name).map(|resource| {
-                let body = resource.body_for(Generation::Older).clone();
-                Resource::new(kind, name.clone(), body, None).version
-            });
+            let expected = snapshot.get(&proxy, kind, &name).map(|resource| resource.version);
             match have {
                 Have::Content(id) => {
                     let has = catalog.body(id);

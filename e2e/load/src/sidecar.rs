@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use envoy_types::pb::envoy::config::core::v3::{BuildVersion, Extension, Node};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
 use envoy_types::pb::google::rpc::Status;
 use weft::snapshot::ResourceType;
 
@@ -74,6 +76,19 @@ pub struct Sidecar {
     scratch: Vec<Seen>,
 }
 
+/// The Envoy of the present release, as far as it decides what it is sent.
+fn node(persona: &Persona) -> Node {
+    let version = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
+    let version = BuildVersion { version: Some(version), ..Default::default() };
+    Node {
+        id: persona.node.clone(),
+        user_agent_name: "envoy".to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(version)),
+        extensions: vec![Extension { name: "envoy.access_loggers.stats".to_owned(), ..Default::default() }],
+        ..Default::default()
+    }
+}
+
 /// What follows from a response.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -106,7 +121,7 @@ impl Sidecar {
         (self.resources, self.withheld) = (0, Vec::new());
         self.warming.clear();
         let mut requests = Vec::new();
-        let mut node = Some(Node { id: self.persona.node.clone(), ..Default::default() });
+        let mut node = Some(node(&self.persona));
         for (kind, again) in TYPES.into_iter().zip(again) {
             self.types[index(kind)].answered = false;
             if !again && kind != ResourceType::Cluster {

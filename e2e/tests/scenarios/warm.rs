@@ -23,14 +23,14 @@ fn new_pods_start_warm() {
     let mesh = start("warm", "default");
     let mut checks = scenarios(&mesh, "default");
     let first = pods(&mesh).expect("the pods").remove(0);
-    checks.equal("the first pod, before any call", "app/noted/80", known(&mesh, &first));
-    checks.equal("its first call", "200", mesh.code(&first, &["http://cart/"]));
-    checks.equal("an address that nobody has", "503", mesh.code(&first, &["http://10.96.77.77/"]));
-    checks.holds("that address", "a cluster of its own that is passed through", || {
+    checks.equal("warm: the first pod, before any call", "app/noted/80", known(&mesh, &first));
+    checks.equal("warm: its first call", "200", mesh.code(&first, &["http://cart/"]));
+    checks.equal("warm: an address that nobody has", "503", mesh.code(&first, &["http://10.96.77.77/"]));
+    checks.holds("warm: that address", "a cluster of its own that is passed through", || {
         let dump = mesh.admin(&first, "/config_dump?resource=dynamic_active_clusters")?;
         Ok((dump.contains("unknown/10_96_77_77/80"), "its clusters".into()))
     });
-    checks.holds("the call is known", "app/web calls cart.app:80", || {
+    checks.holds("warm: the call is known", "app/web calls cart.app:80", || {
         until("the graph", PATIENCE, || {
             let edges = mesh.inspection()?.graph()?;
             let learned = edges.iter().any(|edge| edge.caller == "web" && edge.destination == "cart" && edge.pods == 1);
@@ -41,16 +41,20 @@ fn new_pods_start_warm() {
     mesh.write("allowed.yaml", ALLOWED).expect("a Service that a target declares to web");
     let everything = "app/allowed/80 app/cart/80 app/noted/80";
     let second = add(&mesh, 2);
-    checks.equal("a second pod, before any call", everything, known(&mesh, &second));
-    checks.equal("the first pod is left alone", "app/cart/80 app/noted/80", known(&mesh, &first));
+    checks.equal("warm: a second pod, before any call", everything, known(&mesh, &second));
+    checks.equal("warm: the first pod is left alone", "app/cart/80 app/noted/80", known(&mesh, &first));
     let load = mesh.load(&second, &["-c", "2", "--rate", "100", "http://cart/"]).expect("a load");
 
     mesh.client().kill_control_plane().expect("killed");
-    checks.equal("the control plane away: a destination in use", "200", mesh.code(&first, &["http://cart/"]));
-    checks.equal("… one that is warm", "200", mesh.code(&second, &["http://allowed/"]));
-    checks.equal("… one that was never called", "503", mesh.code(&first, &["--timeout", "20s", "http://never/"]));
+    checks.equal("warm: the control plane away: a destination in use", "200", mesh.code(&first, &["http://cart/"]));
+    checks.equal("warm: the control plane away: one that is warm", "200", mesh.code(&second, &["http://allowed/"]));
+    checks.equal(
+        "warm: the control plane away: one that was never called",
+        "503",
+        mesh.code(&first, &["--timeout", "20s", "http://never/"]),
+    );
     mesh.client().start_control_plane(PATIENCE).expect("started");
-    checks.holds("the control plane restarted", "all sidecars are back", || {
+    checks.holds("warm: the control plane restarted", "all sidecars are back", || {
         let mut inspection = mesh.inspection()?;
         until("the sidecars", PATIENCE, || {
             let (back, behind) = (inspection.proxies()?.len(), inspection.convergence()?.behind);
@@ -58,16 +62,16 @@ fn new_pods_start_warm() {
         })
     });
     let third = add(&mesh, 3);
-    checks.holds("a third pod, before any call", everything, || {
+    checks.holds("warm: a third pod, before any call", everything, || {
         let known = known(&mesh, &third)?;
         // The call that failed meanwhile was asked for again.
         Ok((known.replace(" app/never/80", "") == everything, known))
     });
-    checks.holds("the second pod under load meanwhile", "no failed request", || {
+    checks.holds("warm: the second pod under load meanwhile", "no failed request", || {
         let summary = load.stop()?;
         Ok((summary.failed == 0, summary.said()))
     });
-    checks.equal("the destination that could not be learned", "200", mesh.code(&third, &["http://never/"]));
+    checks.equal("warm: the destination that could not be learned", "200", mesh.code(&third, &["http://never/"]));
     checks.end(mesh).expect("every scenario holds");
 }
 

@@ -47,39 +47,39 @@ fn see(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 fn state_of_the_world(mesh: &Mesh, checks: &mut Scenarios) {
-    checks.holds("the sidecars' forms of xDS", "sotw, sotw, delta", || {
+    checks.holds("xds: the sidecars' forms of xDS", "sotw, sotw, delta", || {
         let mut proxies = mesh.inspection()?.proxies()?;
         proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
         let forms: Vec<_> = proxies.iter().map(|proxy| (proxy.pod.as_str(), proxy.delta)).collect();
         Ok((forms == [("client", false), ("server-v1", false), ("server-v2", true)], format!("{forms:?}")))
     });
-    checks.equal("a first HTTP call on demand", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
-    checks.equal("a second Service on demand", "200 server v2", see(mesh, CLIENT, &["http://server-v2/"]));
-    checks.equal("HTTP/2", "200 server v1", see(mesh, CLIENT, &["--http2", "http://server/"]));
-    checks.equal("a first TCP call on demand", "ok server v1", see(mesh, CLIENT, &["tcp://server:7000"]));
+    checks.equal("xds: a first HTTP call on demand", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
+    checks.equal("xds: a second Service on demand", "200 server v2", see(mesh, CLIENT, &["http://server-v2/"]));
+    checks.equal("xds: HTTP/2", "200 server v1", see(mesh, CLIENT, &["--http2", "http://server/"]));
+    checks.equal("xds: a first TCP call on demand", "ok server v1", see(mesh, CLIENT, &["tcp://server:7000"]));
     let load = mesh.load(CLIENT, &["-c", "4", "--rate", "200", "http://server/"]).expect("a load");
     let shift =
         |text: String| text.replace("weight: 1", "weight: #0").replace("weight: 0", "weight: #1").replace('#', "");
     mesh.edit("split.yaml", shift).expect("the split the other way round");
-    checks.equal("endpoints change", "200 server v2", see(mesh, CLIENT, &["http://server/"]));
+    checks.equal("xds: endpoints change", "200 server v2", see(mesh, CLIENT, &["http://server/"]));
     mesh.edit("target.yaml", |text| text.replace("name: http}]", "name: http, matches: [beta]}]")).expect("less");
-    checks.equal("the callee's rules change", "403", see(mesh, CLIENT, &["http://server-v1/alpha"]));
+    checks.equal("xds: the callee's rules change", "403", see(mesh, CLIENT, &["http://server-v1/alpha"]));
     checks.equal(
-        "the callee's rules change, what is left",
+        "xds: the callee's rules change, what is left",
         "200 server v1",
         see(mesh, CLIENT, &["http://server-v1/beta"]),
     );
     mesh.edit("target.yaml", |text| text.replace("name: http, matches: [beta]}]", "name: http}]")).expect("all");
     mesh.remove("split.yaml").expect("removed");
-    checks.equal("routes change", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
-    checks.holds("changes under load", "answered or denied, never lost", || {
+    checks.equal("xds: routes change", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
+    checks.holds("xds: changes under load", "answered or denied, never lost", || {
         let summary = load.stop()?;
         let codes = Vec::from_iter(summary.codes.keys().map(String::as_str));
         Ok((codes == ["200", "403"] && summary.responders.len() == 2, summary.said()))
     });
     mesh.client().kill_control_plane().expect("killed");
     mesh.client().start_control_plane(PATIENCE).expect("started");
-    checks.holds("the control plane restarted", "all sidecars are back, and nothing was lost", || {
+    checks.holds("xds: the control plane restarted", "all sidecars are back, and nothing was lost", || {
         let mut inspection = mesh.inspection()?;
         until("the sidecars", PATIENCE, || {
             let (back, behind) = (inspection.proxies()?.len(), inspection.convergence()?.behind);
