@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod check;
 pub mod crds;
 pub mod deliveries;
 pub mod diagnostics;
@@ -52,6 +53,7 @@ enum Command {
     Validate(validate::Args),
     Inject(inject::Args),
     Crds(crds::Args),
+    Check(check::Args),
     Diagnostics(diagnostics::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(args),
         Command::Inject(args) => inject::run(args),
         Command::Crds(args) => crds::run(args),
+        Command::Check(args) => check::run(args),
         Command::Diagnostics(args) => diagnostics::run(args, playground::reach),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),

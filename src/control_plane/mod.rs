@@ -20,6 +20,7 @@ mod identity;
 mod origin;
 mod pipeline;
 pub mod rehearsal;
+mod told;
 mod warm;
 
 use std::net::SocketAddr;
@@ -190,7 +191,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     metrics::register_delivery(&mut registry, streams.delivery_seconds(), streams.clone(), delivery.clone());
     let admin = Admin {
         proxies: streams.clone(),
-        graph: Arc::new(Graph::new(mesh.clone(), published, streams)),
+        graph: Arc::new(Graph::new(mesh.clone(), published, streams.clone())),
         mesh: mesh.clone(),
         delivery,
         audit,
@@ -213,7 +214,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         () = secrets.renew_forever() => Ok(()),
         () = certificate.renew_forever() => Ok(()),
         () = memory.run() => Ok(()),
-        () = origin.tend(&authority, mesh) => Ok(()),
+        () = origin.tend(&authority, mesh, streams) => Ok(()),
     };
     origin.end().await;
     memory.exchange().await; // what was learned since the last time

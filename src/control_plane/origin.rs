@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::identity::Tokens;
 use super::pipeline::State;
+use super::told::Told;
 use super::{DNS_NAME, Error};
 use crate::ca::token::TokenVerifier;
 use crate::ca::{Authority, Clock, Material};
@@ -21,12 +22,14 @@ use crate::kubernetes::Cluster;
 use crate::kubernetes::lease::{Lease, while_holding};
 use crate::kubernetes::root_bundle::RootBundle;
 use crate::kubernetes::root_secret::RootSecret;
+use crate::kubernetes::status::Status;
 use crate::kubernetes::token_review::TokenReviews;
 use crate::kubernetes::webhooks::{Served, Webhooks};
 use crate::mesh::TrustDomain;
 use crate::source::crds;
 use crate::source::kube::KubeSource;
 use crate::source::{DirectorySource, Event, SourceError};
+use crate::xds::Registry;
 use crate::xds::auth::Authenticator;
 
 /// Where everything comes from.
@@ -170,7 +173,7 @@ impl Opened {
     }
 
     /// Sees to the control plane's own objects, until the future is dropped.
-    pub(super) async fn tend(&mut self, authority: &Authority, mesh: Arc<State>) {
+    pub(super) async fn tend(&mut self, authority: &Authority, mesh: Arc<State>, streams: Arc<Registry>) {
         let Self::Kubernetes(on) = self else { return std::future::pending().await };
         let OnKubernetes { source, cluster, secret, lease, material: Some(material) } = &mut **on else {
             return std::future::pending().await;
@@ -179,11 +182,14 @@ impl Opened {
         let bundle = RootBundle::new(cluster, authority.root_pem(), mesh.clone());
         let served = Served { service: crds::WEBHOOK_SERVICE, definitions: crds::all() };
         let webhooks = Webhooks::new(cluster, authority, served, mesh.clone());
+        let told = Told { observed: source.observed(), mesh: mesh.clone(), streams };
+        let status = Status::new(cluster, Arc::new(told), mesh.clone());
         tokio::select! {
             () = lease.run(&*mesh) => {}
             () = secret.tend(authority, material.clone(), holding.clone(), mesh.clone()) => {}
             () = while_holding(holding.clone(), || bundle.keep(meshed.watch())) => {}
             () = while_holding(holding.clone(), || webhooks.keep()) => {}
+            () = while_holding(holding.clone(), || status.keep()) => {}
         }
     }
 

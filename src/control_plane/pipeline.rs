@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::expiry::Expiry;
+use super::told::Parts;
 use crate::ca::Clock;
 use crate::envoy::{Translated, Translator};
 use crate::inspect::{Delivery, Mesh, Sidecar};
@@ -55,6 +56,8 @@ pub(super) struct Inner {
     pub(super) translator: Translator,
     /// What the workloads are known to call.
     pub(super) warm: WarmSets,
+    /// What each object has a part in.
+    pub(super) parts: Parts,
     /// What is said to be wrong, by object, or by place where the object is not known.
     rejected: BTreeMap<Subject, Vec<Diagnostic>>,
 }
@@ -152,12 +155,15 @@ impl Pipeline {
                     let warnings: Vec<_> = warnings.into_iter().chain(over).collect();
                     inner.say(Subject::Object(about.clone()), warnings);
                     let object = object.map(|object| self.in_our_trust_domain(object, &mut inner));
-                    let event = object.map_or(mesh::Event::Delete(about), mesh::Event::Apply);
-                    dirty.merge(inner.world.apply(event));
+                    let event = object.map_or(mesh::Event::Delete(about.clone()), mesh::Event::Apply);
+                    let touched = inner.world.apply(event);
+                    inner.parts.note(&about, &touched);
+                    dirty.merge(touched);
                 }
                 Event::Delete(object) => {
                     self.expiry.forget(&object);
                     inner.say(Subject::Object(object.clone()), Vec::new());
+                    inner.parts.forget(&object);
                     dirty.merge(inner.world.apply(mesh::Event::Delete(object)));
                 }
                 Event::Rejected(diagnostic) => {

@@ -7,6 +7,8 @@
 //!  ConfigMaps   ◀── root_bundle: the root, for sidecars to trust   the holder
 //!  Secret, webhook configurations, CustomResourceDefinitions
 //!               ◀─▶ webhooks: their certificate, and who asks them the holder
+//!  conditions, Events
+//!               ◀── status: what became of objects              the holder
 //! ```
 //!
 //! Whatever fails here is said with the verb and the resource, is tried again, and takes nothing from what sidecars have.
@@ -14,6 +16,7 @@
 pub mod lease;
 pub mod root_bundle;
 pub mod root_secret;
+pub mod status;
 pub mod token_review;
 pub mod webhooks;
 

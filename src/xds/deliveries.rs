@@ -94,6 +94,52 @@ impl Rows<'_> {
     /// A row an object that is `wanted`, in order.
     pub(crate) fn of(&self, wanted: &dyn Fn(Option<&ObjectRef>) -> bool) -> Vec<ObjectDelivery> {
         let mut objects: BTreeMap<Option<ObjectRef>, Object> = BTreeMap::new();
+        self.each(wanted, |origin, subject, tally, delivery| {
+            objects.entry(origin.cloned()).or_default().add(subject, tally, delivery);
+        });
+        let row = |(object, row): (Option<ObjectRef>, Object)| ObjectDelivery {
+            object,
+            changed_at: row.changed_at.unwrap_or(SystemTime::UNIX_EPOCH),
+            answers: self.answers(&row.tally.unwrap_or_default()),
+            resources: row.resources.into_values().collect(),
+        };
+        objects.into_iter().map(row).collect()
+    }
+
+    /// For each group the answers to all of its resources together, and when the newest of them changed; `None` for one
+    /// without any. `groups_of` puts the resources of an object into groups, of which the times say since when a change
+    /// counts for how long it took.
+    pub(crate) fn together(
+        &self,
+        since: &[SystemTime],
+        groups_of: &dyn Fn(Option<&ObjectRef>) -> Vec<usize>,
+    ) -> Vec<Option<(SystemTime, Answers)>> {
+        let mut groups: Vec<Option<(SystemTime, Tally)>> = since.iter().map(|_| None).collect();
+        self.each(&|origin| !groups_of(origin).is_empty(), |origin, _, tally, delivery| {
+            for at in groups_of(origin) {
+                let Some((group, since)) = groups.get_mut(at).zip(since.get(at)) else { continue };
+                let new = delivery.changed_at >= *since;
+                let (newest, sum) = group.get_or_insert_with(|| {
+                    (delivery.changed_at, Tally { took: Some(Duration::ZERO), ..Tally::default() })
+                });
+                *newest = delivery.changed_at.max(*newest);
+                // What was answered before takes no time now.
+                let before = sum.took;
+                sum.add(&tally);
+                if !new && tally.took.is_some() {
+                    sum.took = before;
+                }
+            }
+        });
+        groups.into_iter().map(|group| group.map(|(newest, sum)| (newest, self.answers(&sum)))).collect()
+    }
+
+    /// Every resource of an object that is `wanted`.
+    fn each(
+        &self,
+        wanted: &dyn Fn(Option<&ObjectRef>) -> bool,
+        mut take: impl FnMut(Option<&ObjectRef>, Subject, Tally, Delivery),
+    ) {
         let mut held_back: Vec<_> =
             self.rollout.held_back().filter(|(_, held)| wanted(held.resource.origin.as_ref())).collect();
         for (subject, record) in self.ledger.records().filter(|(_, record)| wanted(record.origin.as_ref())) {
@@ -102,20 +148,13 @@ impl Rows<'_> {
                 .position(|(key, held)| **key == subject.key && held.resource.origin == record.origin)
                 .map(|position| held_back.swap_remove(position).1);
             let (tally, delivery) = self.row(subject, record, held);
-            objects.entry(record.origin.clone()).or_default().add(subject.clone(), tally, delivery);
+            take(record.origin.as_ref(), subject.clone(), tally, delivery);
         }
         // What was refused at its first appearance is served to nobody in any version.
         for (key, held) in held_back {
             let (tally, delivery) = self.never_served(key, held);
-            objects.entry(held.resource.origin.clone()).or_default().add(key.clone().into(), tally, delivery);
+            take(held.resource.origin.as_ref(), key.clone().into(), tally, delivery);
         }
-        let row = |(object, row): (Option<ObjectRef>, Object)| ObjectDelivery {
-            object,
-            changed_at: row.changed_at.unwrap_or(SystemTime::UNIX_EPOCH),
-            answers: self.answers(&row.tally.unwrap_or_default()),
-            resources: row.resources.into_values().collect(),
-        };
-        objects.into_iter().map(row).collect()
     }
 
     fn row(&self, subject: &Subject, record: &Record, held: Option<&HeldBack>) -> (Tally, Delivery) {

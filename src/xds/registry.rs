@@ -22,7 +22,7 @@ use super::interest::{Interest, Key, Slot};
 use super::ledger::{Ledger, Publication, Subject};
 use super::rollout::{Canary, RefusedResource, Rollout};
 use super::session::Session;
-use super::status::{HeldBackStatus, ObjectDelivery, Proxies, ProxyStatus, ResourceRefusal, Totals};
+use super::status::{Answers, HeldBackStatus, ObjectDelivery, Proxies, ProxyStatus, ResourceRefusal, Totals};
 use super::subscription::Changed;
 use crate::mesh::{ObjectRef, ProxyId};
 use crate::snapshot::{Change, Resource, ResourceName, ResourceType, Snapshot, View};
@@ -371,6 +371,33 @@ impl State {
     }
 }
 
+impl Registry {
+    /// For each group the answers to all resources that `groups_of` puts into it by their objects, and when the newest of
+    /// them changed; `None` for a group without any. The time they took is that of the changes since the group's own.
+    pub fn together(
+        &self,
+        since: &[SystemTime],
+        groups_of: &dyn Fn(Option<&ObjectRef>) -> Vec<usize>,
+    ) -> Vec<Option<(SystemTime, Answers)>> {
+        self.rows(|rows| rows.together(since, groups_of))
+    }
+
+    fn rows<T>(&self, read: impl FnOnce(Rows) -> T) -> T {
+        let when = clock();
+        let mut refusals = Refusals::default();
+        for (slot, proxy, session) in self.sessions() {
+            for refused in lock(&session).refused() {
+                let super::session::RefusedVersion { kind, name, version, at, message } = refused;
+                let proxy = proxy.clone();
+                refusals.add(slot, ResourceRefusal { proxy, at: when(at), kind, name, version, message });
+            }
+        }
+        let State { rollout, interest, ledger, slots, .. } = &*self.lock();
+        let proxy = |slot: Slot| Some(slots.get(slot as usize)?.as_ref()?.about.proxy.clone());
+        read(Rows { ledger, interest, rollout, refusals: &refusals, proxy: &proxy, when: &when })
+    }
+}
+
 impl Proxies for Registry {
     fn proxies(&self) -> Vec<ProxyStatus> {
         let when = clock();
@@ -394,18 +421,7 @@ impl Proxies for Registry {
     }
 
     fn deliveries(&self, wanted: &dyn Fn(Option<&ObjectRef>) -> bool) -> Vec<ObjectDelivery> {
-        let when = clock();
-        let mut refusals = Refusals::default();
-        for (slot, proxy, session) in self.sessions() {
-            for refused in lock(&session).refused() {
-                let super::session::RefusedVersion { kind, name, version, at, message } = refused;
-                let proxy = proxy.clone();
-                refusals.add(slot, ResourceRefusal { proxy, at: when(at), kind, name, version, message });
-            }
-        }
-        let State { rollout, interest, ledger, slots, .. } = &*self.lock();
-        let proxy = |slot: Slot| Some(slots.get(slot as usize)?.as_ref()?.about.proxy.clone());
-        Rows { ledger, interest, rollout, refusals: &refusals, proxy: &proxy, when: &when }.of(wanted)
+        self.rows(|rows| rows.of(wanted))
     }
 
     fn held_back(&self) -> Vec<HeldBackStatus> {

@@ -4,9 +4,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
 mod control_plane;
+mod rights;
 mod root;
 mod sidecar;
 mod source;
+mod status;
 mod tokens;
 mod watched;
 

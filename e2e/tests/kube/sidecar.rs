@@ -18,6 +18,7 @@ use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
 use crate::root::root_of;
+use crate::status::condition;
 use crate::{account, finish, install, tail};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,6 +86,27 @@ fn sidecar(line: &str) {
             let took = began.elapsed();
             sidecar.endpoint("10.244.0.31:8080", false)?;
             Ok((true, format!("after {} ms", took.as_millis())))
+        },
+    );
+    rows.holds(
+        "kube-status: an object says which proxies have it, and how long it took",
+        "True Delivered … 1/1 proxies of one, … ms",
+        || {
+            let policy = |seconds: u32| {
+                json!({
+                    "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
+                    "metadata": {"namespace": "shop", "name": "catalog"},
+                    "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}],
+                        "timeouts": {"request": format!("{seconds}s")}},
+                })
+            };
+            kubernetes.put(&policy(5))?;
+            let first = condition(&kubernetes, "catalog", "Delivered", "True Delivered of generation 1")?;
+            kubernetes.put(&policy(6))?;
+            let second = condition(&kubernetes, "catalog", "Delivered", "True Delivered of generation 2")?;
+            let timed =
+                [&first, &second].iter().all(|said| said.contains("1/1 proxies of one, ") && said.ends_with('s'));
+            Ok((timed, format!("{first}; {second}")))
         },
     );
     rows.holds(

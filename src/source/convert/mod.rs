@@ -91,7 +91,7 @@ pub fn convert(manifest: &Manifest) -> Result<Converted, Vec<Diagnostic>> {
 }
 
 /// Whether a pod has a sidecar, alive or not.
-pub(super) fn has_sidecar(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+pub(crate) fn has_sidecar(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
     pod.spec.as_ref().is_some_and(pod::has_sidecar)
 }
 

@@ -15,6 +15,7 @@
 
 mod meshed;
 mod objects;
+mod observed;
 mod resource;
 mod standing;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 
 use super::Event;
 pub use meshed::MeshedNamespaces;
+pub use observed::ObservedObjects;
 use resource::KINDS;
 use standing::Standings;
 use watch::{Told, Watch};
@@ -40,7 +42,14 @@ const BATCH: usize = 256;
 #[derive(Clone)]
 pub struct KubeSource {
     client: Client,
+    beside: Beside,
+}
+
+/// What is told beside the events.
+#[derive(Clone, Debug, Default)]
+struct Beside {
     meshed: Arc<MeshedNamespaces>,
+    observed: Arc<ObservedObjects>,
 }
 
 impl std::fmt::Debug for KubeSource {
@@ -52,12 +61,17 @@ impl std::fmt::Debug for KubeSource {
 impl KubeSource {
     /// The API server that `client` talks to. Nothing is read before [`KubeSource::run`].
     pub fn new(client: Client) -> Self {
-        Self { client, meshed: Arc::default() }
+        Self { client, beside: Beside::default() }
     }
 
     /// The namespaces that have, or may have, pods with a sidecar.
     pub fn meshed(&self) -> Arc<MeshedNamespaces> {
-        self.meshed.clone()
+        self.beside.meshed.clone()
+    }
+
+    /// What the API server says of the objects of SMI and of Weft.
+    pub fn observed(&self) -> Arc<ObservedObjects> {
+        self.beside.observed.clone()
     }
 
     /// Lists and watches every kind, and sends a batch of events for what changes, until the receiver is dropped.
@@ -67,7 +81,7 @@ impl KubeSource {
         let (tell, mut told) = mpsc::channel(4);
         let mut kinds = JoinSet::new();
         for kind in KINDS {
-            let watch = Watch::new(self.client.clone(), kind, self.meshed.clone(), tell.clone());
+            let watch = Watch::new(self.client.clone(), kind, self.beside.clone(), tell.clone());
             kinds.spawn(watch.run());
         }
         drop(tell);

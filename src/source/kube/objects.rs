@@ -17,6 +17,7 @@ use crate::source::convert::{self, Converted};
 use crate::source::document::{complete, type_error, unknown_field, unknown_fields};
 use crate::source::manifest::{Manifest, is_namespaced};
 
+use super::Beside;
 use super::meshed::MeshedNamespaces;
 use super::resource::{Resource, is_built_in};
 
@@ -27,7 +28,7 @@ pub(super) struct Objects {
     known: HashMap<ObjectRef, Known>,
     /// The number of the list that is being read, or was read last.
     list: u32,
-    meshed: Arc<MeshedNamespaces>,
+    beside: Beside,
 }
 
 #[derive(Debug, Default)]
@@ -43,8 +44,8 @@ struct Known {
 }
 
 impl Objects {
-    pub(super) fn new(kind: Kind, meshed: Arc<MeshedNamespaces>) -> Self {
-        Self { kind, known: HashMap::new(), list: 0, meshed }
+    pub(super) fn new(kind: Kind, beside: Beside) -> Self {
+        Self { kind, known: HashMap::new(), list: 0, beside }
     }
 
     /// A list begins.
@@ -73,6 +74,7 @@ impl Objects {
         if std::mem::replace(&mut known.seen, seen) == seen {
             return;
         }
+        self.beside.observed.seen(&object, resource, &json);
         if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
         }
@@ -80,7 +82,7 @@ impl Objects {
         match read(self.kind, resource, json) {
             Ok((manifest, Converted { object: converted, warnings })) => {
                 known.said.clear();
-                note_meshed(&self.meshed, &manifest, known);
+                note_meshed(&self.beside.meshed, &manifest, known);
                 events.push(Event::Apply { manifest: Arc::new(manifest), object: converted, warnings });
             }
             Err(found) => {
@@ -109,9 +111,10 @@ impl Objects {
     }
 
     fn forget(&self, object: &ObjectRef, known: &Known) {
+        self.beside.observed.gone(object);
         match &object.namespace {
-            Some(namespace) if known.sidecar => self.meshed.pod_ends(namespace.as_str()),
-            None if self.kind == Kind::Namespace => self.meshed.label(&object.name, false),
+            Some(namespace) if known.sidecar => self.beside.meshed.pod_ends(namespace.as_str()),
+            None if self.kind == Kind::Namespace => self.beside.meshed.label(&object.name, false),
             _ => {}
         }
     }

@@ -51,7 +51,7 @@ fn lines(events: &mut Vec<Event>) -> Vec<String> {
 
 #[test]
 fn a_list_tells_what_is_new_or_different_and_what_is_gone() {
-    let mut objects = Objects::new(Kind::Service, Arc::default());
+    let mut objects = Objects::new(Kind::Service, Beside::default());
     let mut events = Vec::new();
     let mut list = |all: &[Value]| {
         objects.begin();
@@ -66,7 +66,7 @@ fn a_list_tells_what_is_new_or_different_and_what_is_gone() {
 
 #[test]
 fn a_list_that_is_cut_short_removes_nothing() {
-    let mut objects = Objects::new(Kind::Service, Arc::default());
+    let mut objects = Objects::new(Kind::Service, Beside::default());
     let mut events = Vec::new();
     objects.begin();
     for name in ["a", "b"] {
@@ -85,7 +85,7 @@ fn a_list_that_is_cut_short_removes_nothing() {
 
 #[test]
 fn another_object_of_the_same_name_is_read_whatever_its_version_says() {
-    let mut objects = Objects::new(Kind::Service, Arc::default());
+    let mut objects = Objects::new(Kind::Service, Beside::default());
     let mut events = Vec::new();
     objects.take(&resource(Kind::Service), service("a", 1), &mut events);
     lines(&mut events);
@@ -97,7 +97,7 @@ fn another_object_of_the_same_name_is_read_whatever_its_version_says() {
 
 #[test]
 fn what_does_not_parse_is_said_once_and_still_deleted() {
-    let (mut objects, mut events) = (Objects::new(Kind::TrafficSplit, Arc::default()), Vec::new());
+    let (mut objects, mut events) = (Objects::new(Kind::TrafficSplit, Beside::default()), Vec::new());
     let splits = resource(Kind::TrafficSplit);
     let bad = || json!({"service": "a", "backends": 5});
     objects.take(&splits, split(1, good()), &mut events);
@@ -120,7 +120,7 @@ fn nothing_that_a_server_sends_panics() {
     let strange =
         [json!(null), json!([]), json!({}), json!({"metadata": 5}), json!({"metadata": {"name": 1}}), json!("x")];
     for kind in KINDS {
-        let mut objects = Objects::new(kind, Arc::default());
+        let mut objects = Objects::new(kind, Beside::default());
         for json in &strange {
             objects.take(&resource(kind), json.clone(), &mut events);
             objects.remove(json, &mut events);
@@ -136,26 +136,30 @@ fn fields_that_a_kind_of_weft_does_not_have_are_said_and_those_of_kubernetes_are
     let mut events = Vec::new();
     let mut typo = good();
     typo["sevice"] = json!("a");
-    Objects::new(Kind::TrafficSplit, Arc::default()).take(&resource(Kind::TrafficSplit), split(1, typo), &mut events);
+    Objects::new(Kind::TrafficSplit, Beside::default()).take(
+        &resource(Kind::TrafficSplit),
+        split(1, typo),
+        &mut events,
+    );
     let mut newer = service("a", 1);
     newer["spec"]["newField"] = json!(true);
-    Objects::new(Kind::Service, Arc::default()).take(&resource(Kind::Service), newer, &mut events);
+    Objects::new(Kind::Service, Beside::default()).take(&resource(Kind::Service), newer, &mut events);
     assert_eq!(lines(&mut events), ["apply TrafficSplit shop/s !", "apply Service shop/a"]);
 }
 
 #[test]
 fn no_managed_fields_are_kept() {
     let mut events = Vec::new();
-    Objects::new(Kind::Service, Arc::default()).take(&resource(Kind::Service), service("a", 1), &mut events);
+    Objects::new(Kind::Service, Beside::default()).take(&resource(Kind::Service), service("a", 1), &mut events);
     let [Event::Apply { manifest, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(manifest.metadata().managed_fields, None);
 }
 
 #[test]
 fn meshed_namespaces_are_known_from_labels_and_from_pods_without_an_address() {
-    let meshed: Arc<MeshedNamespaces> = Arc::default();
-    let (mut pods, mut spaces) =
-        (Objects::new(Kind::Pod, meshed.clone()), Objects::new(Kind::Namespace, meshed.clone()));
+    let beside = Beside::default();
+    let meshed = beside.meshed.clone();
+    let (mut pods, mut spaces) = (Objects::new(Kind::Pod, beside.clone()), Objects::new(Kind::Namespace, beside));
     let mut events = Vec::new();
     let pod = |container: &str, version: u32| {
         json!({

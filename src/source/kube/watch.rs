@@ -1,7 +1,6 @@
 //! One kind: found, listed, watched, for ever.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -15,7 +14,7 @@ use crate::backoff::{Backoff, about};
 use crate::mesh::Kind;
 use crate::source::Event;
 
-use super::meshed::MeshedNamespaces;
+use super::Beside;
 use super::objects::Objects;
 use super::resource::{self, Resource};
 use super::standing::{Failure, Standing};
@@ -68,9 +67,9 @@ enum Step {
 struct Closed;
 
 impl Watch {
-    pub(super) fn new(client: Client, kind: Kind, meshed: Arc<MeshedNamespaces>, tell: mpsc::Sender<Told>) -> Self {
+    pub(super) fn new(client: Client, kind: Kind, beside: Beside, tell: mpsc::Sender<Told>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-        Self { client, kind, objects: Objects::new(kind, meshed), tell, backoff, missing: false, pages: true }
+        Self { client, kind, objects: Objects::new(kind, beside), tell, backoff, missing: false, pages: true }
     }
 
     /// Until nobody listens any more.

@@ -1,0 +1,101 @@
+//! `weft check`: what is wrong with Weft on a Kubernetes cluster, and how to mend it.
+//!
+//! ```text
+//!  API server ──facts──▶ Facts ──judge (pure)──▶ [Finding] ──▶ a table, or JSON
+//! ```
+
+mod facts;
+mod judge;
+mod rights;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::output::{self, Format, Table};
+use crate::kubernetes::Cluster;
+
+/// Check that Weft works on a Kubernetes cluster, or can be installed there.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weft check --before          can it be installed here?
+  weft check                   does what is installed work?
+  weft check -o json           for a program
+
+Exit code: 0 when nothing has failed (there may be warnings), 1 when something has.")]
+pub struct Args {
+    /// Look at what an installation needs, before there is one
+    #[arg(long)]
+    pub before: bool,
+    /// The namespace of the control plane
+    #[arg(short, long, default_value = "weft-system", value_name = "NAME")]
+    pub namespace: String,
+    /// How to reach the API server [default: KUBECONFIG, ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// What a check came to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Ok,
+    Warning,
+    Failed,
+}
+
+/// One line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Finding {
+    /// What was looked at.
+    check: &'static str,
+    outcome: Outcome,
+    /// What was seen.
+    found: String,
+    /// What to do about it; empty when it is as it should be.
+    todo: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When there is no API server that can be asked.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let findings = runtime.block_on(async {
+        let cluster =
+            Cluster::connect(args.kubeconfig.as_deref(), args.namespace.clone(), "weft-check".to_owned()).await?;
+        let version = facts::server_version(&cluster).await;
+        let version = version.context("the API server does not answer; see that it can be reached from here")?;
+        anyhow::Ok(match args.before {
+            true => judge::before(&facts::before(&cluster, version).await),
+            false => judge::after(&facts::after(&cluster, version).await),
+        })
+    })?;
+    output::print(&output::render(args.output, &findings, |findings| table(findings))?)?;
+    Ok(match findings.iter().any(|finding| finding.outcome == Outcome::Failed) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut table = Table::new(["CHECK", "RESULT", "FOUND", "WHAT TO DO"]);
+    for Finding { check, outcome, found, todo } in findings {
+        let outcome = match outcome {
+            Outcome::Ok => "ok",
+            Outcome::Warning => "warning",
+            Outcome::Failed => "FAILED",
+        };
+        table.row([(*check).to_owned(), outcome.to_owned(), found.clone(), todo.clone()]);
+    }
+    table.to_string()
+}
