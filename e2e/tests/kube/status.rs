@@ -174,7 +174,7 @@ fn objects_say_what_became_of_them() {
             })?;
             let (events, took) = (all_events(&kubernetes)?.len() - before, began.elapsed().as_secs_f64());
             let most = 20.0 + 2.0 * (took + 2.0);
-            let few = (events as f64) < most && events < FLOOD && events >= 10;
+            let few = (events as f64) < most && (10..FLOOD).contains(&events);
             // 40 beyond the first 50, at 10 a second.
             Ok((few && took > 3.0, format!("{FLOOD} conditions and {events} events in {took:.1} s")))
         },
