@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use regex::Regex;
 
@@ -24,13 +25,9 @@ fn files(directory: &str, ending: &str) -> Vec<PathBuf> {
 
 /// The labels and annotations of Weft's that a text names.
 fn keys(text: &str) -> BTreeSet<String> {
-    let key = Regex::new(r"weft\.dev/([a-z][a-z-]*[a-z])\b").unwrap();
-    // The version of Weft's kinds is written alike.
-    let is_version = |name: &str| name.starts_with('v') && name.len() == 1;
-    key.captures_iter(text)
-        .map(|found| found[1].to_owned())
-        .filter(|name| !is_version(name) && name != "v1alpha")
-        .collect()
+    static KEY: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"weft\.dev/([a-z][a-z-]*[a-z])\b").unwrap());
+    // `weft.dev/v1alpha1`, the version of Weft's kinds, is none of them.
+    KEY.captures_iter(text).map(|found| found[1].to_owned()).collect()
 }
 
 /// What the code says in its literals, with comments and tests left out.

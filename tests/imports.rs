@@ -89,7 +89,7 @@ const TABLE: &[Row] = &[
         ],
     ),
     ("duration", &["kube", "tonic", "tokio", "crate", "anyhow"]),
-    ("nearest", &["kube", "tonic", "tokio", "crate", "anyhow"]),
+    ("nearest", &["kube", "tonic", "tokio", "anyhow"]),
     ("backoff", &["kube", "tonic", "tokio", "anyhow"]),
     ("cli", &[]),
 ];

@@ -60,9 +60,12 @@ pub struct Args {
 enum Command {
     /// Connected proxies: what each was sent, acknowledged and refused, and how long ago.
     #[command(after_help = "\
-A cell such as `5 acked 12s` says: the proxy has 5 resources of this type, and acknowledged the last response 12 seconds
-ago. `sent`: it has not answered yet; `refused`: it does not take it, and what Envoy says is below the table;
-`unchanged`: it came back with what it has, and that is still right; `waiting`: it was sent nothing yet.")]
+A cell such as `5 acked 12s` says: the proxy has 5 resources of this type, and acknowledged the
+last response 12 seconds ago.
+  sent       it has not answered yet
+  refused    it does not take the response; what Envoy says is below the table
+  unchanged  it came back with what it has, and that is still right
+  waiting    it was sent nothing yet")]
     Status {
         /// Show this pod's proxy in detail.
         pod: Option<String>,

@@ -16,7 +16,8 @@ pub(super) struct Which {
 }
 
 /// The kinds that resources are made of, by kubectl's short names.
-const DELIVERED: [(Kind, &str); 3] = [(Kind::Service, "svc"), (Kind::Pod, "po"), (Kind::MeshConfig, "")];
+const DELIVERED: [(Kind, Option<&str>); 3] =
+    [(Kind::Service, Some("svc")), (Kind::Pod, Some("po")), (Kind::MeshConfig, None)];
 
 impl FromStr for Which {
     type Err = String;
@@ -28,7 +29,7 @@ impl FromStr for Which {
             let known = kind.to_string().to_lowercase();
             word == known || word == format!("{known}s") || word == format!("{known}es") || ies(&known) == Some(&word)
         };
-        if let Some((kind, _)) = DELIVERED.iter().find(|(kind, short)| is(kind) || (word == *short)) {
+        if let Some((kind, _)) = DELIVERED.iter().find(|(kind, short)| is(kind) || *short == Some(&word)) {
             return Ok(Self { kind: *kind, name: name.to_owned() });
         }
         match KINDS.iter().find(|kind| is(kind)) {

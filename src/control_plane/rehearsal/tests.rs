@@ -63,18 +63,18 @@ const ADDED: &[(&str, &str, &str, &[&str])] = &[
     (
         "split.smi-spec.io/v1alpha4",
         "TrafficSplit",
-        "{service: cart, backends: [{service: cart, weight: 1}], matches: [{kind: HTTPRouteGroup, name: no}]}",
-        &["spec.matches[0].name: there is no HTTPRouteGroup shop/no"],
+        "{service: cart, backends: [{service: cart, weight: 1}], matches: [{kind: HTTPRouteGroup, name: gone}]}",
+        &["spec.matches[0].name: there is no HTTPRouteGroup shop/gone"],
     ),
     (
         "access.smi-spec.io/v1alpha3",
         "TrafficTarget",
         "{destination: {kind: ServiceAccount, name: nobody, namespace: shop}, \
           sources: [{kind: ServiceAccount, name: stranger, namespace: far}], \
-          rules: [{kind: HTTPRouteGroup, name: no}, {kind: TCPRoute, name: no}]}",
+          rules: [{kind: HTTPRouteGroup, name: gone}, {kind: TCPRoute, name: gone}]}",
         &[
-            "spec.rules[0].name: there is no HTTPRouteGroup shop/no",
-            "spec.rules[1].name: there is no TCPRoute shop/no",
+            "spec.rules[0].name: there is no HTTPRouteGroup shop/gone",
+            "spec.rules[1].name: there is no TCPRoute shop/gone",
             "spec.destination: no pod runs under ServiceAccount shop/nobody",
             "spec.sources: there is no ServiceAccount far/stranger",
         ],
@@ -100,10 +100,10 @@ const ADDED: &[(&str, &str, &str, &[&str])] = &[
     (
         "weft.dev/v1alpha1",
         "TrafficFault",
-        "{targetRefs: [{kind: Service, name: cart, port: 81}], delay: {fixed: 1s}, requests: [{routeGroup: no}]}",
+        "{targetRefs: [{kind: Service, name: cart, port: 81}], delay: {fixed: 1s}, requests: [{routeGroup: gone}]}",
         &[
             "spec.targetRefs[0].port: Service shop/cart has no port 81",
-            "spec.requests[0].routeGroup: there is no HTTPRouteGroup shop/no",
+            "spec.requests[0].routeGroup: there is no HTTPRouteGroup shop/gone",
         ],
     ),
     (

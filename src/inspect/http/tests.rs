@@ -253,7 +253,7 @@ async fn the_graph_is_json() {
     assert_eq!(status, StatusCode::OK);
     let teller = r#"{"caller":"bank/teller","destination":"vault.bank:443","origin":"declared","pods":0}"#;
     let web = r#"{"caller":"shop/web","destination":"cart.shop:80","origin":"learned","since":"2026-01-01T00:00:00Z","pods":2}"#;
-    assert_eq!(body, format!(r#"{{"edges":[{teller},{web}]}}"#));
+    assert_eq!(body, format!(r#"{{"edges":[{teller},{web}]}}"#) + "\n");
 }
 
 #[tokio::test]
