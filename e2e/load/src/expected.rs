@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, ensure};
 use weft::envoy::Translator;
 use weft::mesh::{Dirty, Event as MeshEvent, ProxyId, World};
-use weft::snapshot::{ResourceName, ResourceType, Snapshot};
+use weft::snapshot::{Generation, Resource, ResourceName, ResourceType, Snapshot};
 use weft::source::{Event, directory};
 
 use crate::catalog::{Catalog, NameId};
@@ -67,7 +67,11 @@ fn against_snapshot(sidecar: &Sidecar, snapshot: &Snapshot, catalog: &Catalog) -
         for (name, have) in sidecar.holds(kind) {
             let name: ResourceName = (&*catalog.text(name)).into();
             missing.remove(&name);
-            let expected = snapshot.get(&proxy, kind, &name).map(|resource| resource.version);
+            // The version is of the bodies for all Envoys; what this one has is compared with the one that is for it.
+            let expected = snapshot.get(&proxy, kind, &name).map(|resource| {
+                let body = resource.body_for(Generation::Current).clone();
+                Resource::new(kind, name.clone(), body, None).version
+            });
             match have {
                 Have::Content(id) => {
                     let has = catalog.body(id);
