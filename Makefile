@@ -56,7 +56,7 @@ FUZZ_SECONDS ?= 600
 fuzz: ## Feed arbitrary input to each fuzz target for FUZZ_SECONDS (600), at low priority
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 	@for target in directory_source xds_session; do \
-		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+		RUSTC_BOOTSTRAP=1 nice -n 19 cargo fuzz run --codegen-units 16 $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 bench: setup-bench ## Measure each stage of a change by mesh size, the way to 20 Envoys and to thousands of fake ones (Go needed)

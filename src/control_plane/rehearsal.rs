@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::envoy::Translator;
-use crate::inject::{INJECT, SIDECAR};
+use crate::inject::{SIDECAR, wanted};
 use crate::mesh::object::Object;
 use crate::mesh::{self, Diagnostic, Dirty, Kind, ObjectRef, ServiceAccountKey, World};
 use crate::policy::references;
@@ -87,8 +87,7 @@ pub fn diagnostics(events: &[Event]) -> Vec<Diagnostic> {
 /// The name of a namespace whose pods are given a sidecar.
 fn meshed_namespace(manifest: &Manifest) -> Option<&str> {
     let Manifest::Namespace(namespace) = manifest else { return None };
-    let label = namespace.metadata.labels.as_ref()?.get(INJECT)?;
-    namespace.metadata.name.as_deref().filter(|_| label == "enabled")
+    namespace.metadata.name.as_deref().filter(|_| wanted::is_meshed(&namespace.metadata))
 }
 
 fn addresses(first: [u8; 4]) -> impl Iterator<Item = IpAddr> {
@@ -103,14 +102,8 @@ fn pod_of(manifest: &Manifest, meshed: &BTreeSet<&str>, ip: Option<IpAddr>) -> O
         Manifest::Pod(pod) => (Pod::clone(pod), ""),
         _ => return None,
     };
-    let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(INJECT)).map(String::as_str);
-    let by_namespace = || pod.metadata.namespace.as_deref().is_some_and(|namespace| meshed.contains(namespace));
-    let wants_sidecar = match own {
-        Some("true") => true,
-        Some("false") => false,
-        _ => by_namespace(),
-    };
-    if wants_sidecar {
+    let by_namespace = pod.metadata.namespace.as_deref().is_some_and(|namespace| meshed.contains(namespace));
+    if wanted::wants_sidecar(by_namespace, &pod.metadata) {
         let sidecar = Container { name: SIDECAR.to_owned(), ..Container::default() };
         pod.spec.get_or_insert_default().init_containers.get_or_insert_default().push(sidecar);
     }

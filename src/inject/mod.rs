@@ -21,6 +21,7 @@ mod sidecar;
 #[cfg(test)]
 mod tests;
 mod view;
+pub mod wanted;
 
 use serde_json::{Value, json};
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -167,9 +167,10 @@ fn reach(pods: Arc<Pods>) -> Reach {
 /// What an API server would say of the pod's `Ready` condition.
 fn is_ready(state: &Path, pod: &PodKey) -> bool {
     let file = state.join("Pod").join(pod.namespace.as_str()).join(format!("{}.yaml", pod.name));
-    let read = fs::read_to_string(file).ok().and_then(|text| serde_saphyr::from_str::<Pod>(&text).ok());
-    let conditions = read.and_then(|pod| pod.status?.conditions).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let read = fs::read_to_string(file).ok().and_then(|text| serde_saphyr::from_str::<Value>(&text).ok());
+    let conditions = read.as_ref().and_then(|pod| pod.pointer("/status/conditions")?.as_array());
+    let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    conditions.is_some_and(|conditions| conditions.iter().any(ready))
 }
 
 /// Waits until every connected proxy has what the control plane says now, the pod's endpoint having gone from the

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::rights::{self, Right, Rights};
 use crate::envoy::Translator;
+use crate::inject::wanted;
 use crate::kubernetes::{Cluster, root_bundle, root_secret, webhooks};
 use crate::mesh::{self, Diagnostic, Dirty, World};
 use crate::source::kube::KubeSource;
@@ -227,12 +228,8 @@ async fn mesh(client: Client) -> Read<MeshFacts> {
 fn note(facts: &mut MeshFacts, manifest: &Manifest) {
     match manifest {
         Manifest::Namespace(namespace) => {
-            let label = namespace.metadata.labels.as_ref().and_then(|labels| labels.get(crate::inject::INJECT));
-            if let Some(name) =
-                namespace.metadata.name.clone().filter(|_| label.is_some_and(|label| label == "enabled"))
-            {
-                facts.meshed.insert(name);
-            }
+            let name = namespace.metadata.name.clone();
+            facts.meshed.extend(name.filter(|_| wanted::is_meshed(&namespace.metadata)));
         }
         Manifest::Pod(pod) => facts.pods.push((**pod).clone()),
         _ => {}

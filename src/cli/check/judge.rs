@@ -11,7 +11,7 @@ use super::facts::{After, Before, MeshFacts, Read};
 use super::rights::Right;
 use super::{Finding, Outcome};
 use crate::ca::describe;
-use crate::inject::{INJECT, INJECTED, NOT_INJECTED};
+use crate::inject::{INJECTED, NOT_INJECTED, wanted};
 use crate::mesh::Diagnostic;
 use crate::mesh::diagnostic::Severity;
 use crate::source::convert::has_sidecar;
@@ -345,8 +345,7 @@ fn sidecars(mesh: &MeshFacts) -> Vec<Finding> {
 fn namespaces(mesh: &MeshFacts) -> Vec<Finding> {
     let mut without: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for pod in mesh.pods.iter().filter(|pod| mesh.meshed.contains(namespace(pod))) {
-        let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(INJECT));
-        let wants_none = label.is_some_and(|label| label == "false") || annotation(pod, NOT_INJECTED).is_some();
+        let wants_none = !wanted::wants_sidecar(true, &pod.metadata) || annotation(pod, NOT_INJECTED).is_some();
         let cannot = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         if !has_sidecar(pod) && !wants_none && !cannot {
             without.entry(namespace(pod)).or_default().push(name(pod));

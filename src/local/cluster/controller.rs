@@ -367,7 +367,10 @@ impl Cluster {
 
     /// Has `object` written as `document`.
     fn stage(&mut self, object: &ObjectRef, document: &impl Serialize) {
-        match serde_saphyr::to_string(document) {
+        // By way of JSON, as everywhere: each further format that a type of Kubernetes is written in is code for its
+        // whole tree, which stays resident.
+        let yaml = serde_json::to_value(document).map_err(|error| error.to_string());
+        match yaml.and_then(|json| serde_saphyr::to_string(&json).map_err(|error| error.to_string())) {
             Ok(yaml) => {
                 self.staged.insert(object.clone(), Some(yaml));
             }

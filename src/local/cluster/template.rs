@@ -6,22 +6,16 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::object::label;
 use super::{ContainerProbes, ContainerToRun, NODE_ADDRESS, SIDECAR, pre_stop, probe};
+use crate::inject::wanted;
 use crate::mesh::Diagnostic;
 
-/// The label that asks for a sidecar: `enabled` on a Namespace, `true` or `false` on a Pod.
-const INJECT: &str = "weft.dev/inject";
 /// The annotation that says what to run instead of an image; `.CONTAINER` may follow.
 const LOCAL_COMMAND: &str = "weft.dev/local-command";
 
-/// Whether a pod gets a sidecar: its own label wins over its namespace's.
+/// Whether a pod of this namespace gets a sidecar.
 pub(super) fn wants_sidecar(namespace: Option<&ObjectMeta>, pod: &ObjectMeta) -> bool {
-    match label(pod, INJECT) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => namespace.and_then(|namespace| label(namespace, INJECT)) == Some("enabled"),
-    }
+    wanted::wants_sidecar(namespace.is_some_and(wanted::is_meshed), pod)
 }
 
 /// Whether `spec` has a sidecar, by injection or by its author's hand.
@@ -319,7 +313,7 @@ mod tests {
     #[test]
     fn the_pods_label_wins_over_the_namespaces() {
         let labelled = |value: Option<&str>| ObjectMeta {
-            labels: value.map(|value| BTreeMap::from([(INJECT.to_owned(), value.to_owned())])),
+            labels: value.map(|value| BTreeMap::from([(crate::inject::INJECT.to_owned(), value.to_owned())])),
             ..ObjectMeta::default()
         };
         for (namespace, pod, expected) in [

@@ -137,7 +137,7 @@ impl Manifest {
     /// # Errors
     /// When the serializer fails, which no value of these types makes it do.
     pub fn to_yaml(&self) -> Result<String, serde_saphyr::ser_error::Error> {
-        each!(self, object => serde_saphyr::to_string(object))
+        serde_saphyr::to_string(&self.to_json())
     }
 
     /// The object as JSON.
