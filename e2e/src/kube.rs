@@ -6,11 +6,15 @@
 //!
 //! `WEFT_KUBECONFIG` names another cluster to use in its place; what stops the server or its etcd fails there.
 
+mod api;
+mod network;
+mod node;
 mod objects;
 mod replica;
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,10 +28,13 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use weft::local::node::NODE_IP;
 
 use crate::mesh::repository;
 use crate::until;
 
+pub use api::Api;
+pub use node::{Node, Programs};
 pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
 pub use replica::{Replica, http};
 
@@ -39,9 +46,10 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// An API server with nothing in it but what the tests put there.
 pub struct Kubernetes {
-    client: Client,
+    api: Api,
     runtime: tokio::runtime::Runtime,
     kubeconfig: PathBuf,
+    controllers: Option<Process>,
     /// None where another cluster is used.
     own: Option<Own>,
     directory: TempDir,
@@ -54,6 +62,16 @@ struct Own {
     server: Option<Process>,
     etcd_port: u16,
     port: u16,
+    place: Place,
+}
+
+/// Where the server is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// On the machine's loopback.
+    Loopback,
+    /// On a node's network, at all of its addresses: pods call it.
+    Node,
 }
 
 /// A process that ends with its owner.
@@ -107,6 +125,26 @@ impl Kubernetes {
     /// # Errors
     /// When it was not built, or does not become ready.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_in(Place::Loopback)
+    }
+
+    /// Starts an empty one on a [`Node`]'s network, which the calling thread and all that it starts are in from then on.
+    /// Beside it run Kubernetes' controllers, as far as pods need them.
+    ///
+    /// # Errors
+    /// As [`Kubernetes::start`], and when this user may not make networks.
+    pub fn start_for_a_node() -> anyhow::Result<Self> {
+        ensure!(
+            std::env::var_os("WEFT_KUBECONFIG").is_none(),
+            "pods run only at an API server that was started here: unset WEFT_KUBECONFIG"
+        );
+        network::enter()?;
+        let mut kubernetes = Self::start_in(Place::Node)?;
+        kubernetes.controllers = Some(kubernetes.start_controllers()?);
+        Ok(kubernetes)
+    }
+
+    fn start_in(place: Place) -> anyhow::Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let directory = TempDir::with_prefix("weft-kubernetes-")?;
@@ -114,11 +152,12 @@ impl Kubernetes {
             Some(given) => (PathBuf::from(given), None),
             None => {
                 let port = free_port()?;
-                (credentials(directory.path(), port)?, Some(Own::start(directory.path(), port)?))
+                (credentials(directory.path(), port)?, Some(Own::start(directory.path(), port, place)?))
             }
         };
         let client = runtime.block_on(connect(&kubeconfig))?;
-        let mut kubernetes = Self { client, runtime, kubeconfig, own, directory, _turn: turn };
+        let api = Api::new(client, runtime.handle().clone());
+        let mut kubernetes = Self { api, runtime, kubeconfig, controllers: None, own, directory, _turn: turn };
         kubernetes.wait_until_ready()?;
         Ok(kubernetes)
     }
@@ -128,26 +167,16 @@ impl Kubernetes {
             let ended = self.own.as_mut().and_then(|own| own.server.as_mut()).is_some_and(|server| !server.runs());
             ensure!(!ended, "the API server ended:\n{}", self.log());
             let request = http_request("GET", "/readyz", None);
-            Ok(self.block_on(self.client.request_text(request)).map(drop).map_err(|error| {
+            Ok(self.block_on(self.client().request_text(request)).map(drop).map_err(|error| {
                 let log = self.log();
                 format!("{error}\n{}", log[log.len().saturating_sub(2_000)..].to_owned())
             }))
         })
     }
 
-    /// A client with all rights.
-    pub fn client(&self) -> Client {
-        self.client.clone()
-    }
-
     /// A kubeconfig with all rights.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
-    }
-
-    /// Runs a future to its end.
-    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
     }
 
     /// Runs a future beside the test.
@@ -172,6 +201,11 @@ impl Kubernetes {
         Ok(())
     }
 
+    /// The port of the API server on its node.
+    fn port(&self) -> anyhow::Result<u16> {
+        Ok(self.own.as_ref().context("an API server that was started here")?.port)
+    }
+
     /// A directory that lives as long as this does.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -180,90 +214,6 @@ impl Kubernetes {
     /// What the API server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("kube-apiserver.log")).unwrap_or_default()
-    }
-
-    /// Creates or changes all objects of a YAML text, as `kubectl apply --server-side` would.
-    ///
-    /// # Errors
-    /// When the server refuses one.
-    pub fn apply(&self, yaml: &str) -> anyhow::Result<()> {
-        for document in yaml.split("\n---\n").filter(|document| document.lines().any(|line| !line.starts_with('#'))) {
-            let object: Value = serde_saphyr::from_str(document).with_context(|| document.to_owned())?;
-            self.put(&object)?;
-        }
-        Ok(())
-    }
-
-    /// Creates or changes an object, and its `status` when it has one.
-    ///
-    /// # Errors
-    /// When the server refuses it.
-    pub fn put(&self, object: &Value) -> anyhow::Result<()> {
-        self.block_on(objects::put(&self.client, object))
-    }
-
-    /// Deletes an object at once; it is no error when there is none.
-    ///
-    /// # Errors
-    /// When the server refuses.
-    pub fn delete(&self, api_version: &str, plural: &str, namespace: &str, name: &str) -> anyhow::Result<()> {
-        let path = objects::path(api_version, plural, namespace, name);
-        let body = json!({"gracePeriodSeconds": 0}).to_string();
-        match self.block_on(self.client.request_text(http_request("DELETE", &path, Some(("application/json", body))))) {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(error).with_context(|| path),
-        }
-    }
-
-    /// An object; `None` when there is none.
-    ///
-    /// # Errors
-    /// When the server refuses.
-    pub fn get(&self, api_version: &str, plural: &str, namespace: &str, name: &str) -> anyhow::Result<Option<Value>> {
-        let path = objects::path(api_version, plural, namespace, name);
-        match self.block_on(self.client.request::<Value>(http_request("GET", &path, None))) {
-            Ok(object) => Ok(Some(object)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(error).with_context(|| path),
-        }
-    }
-
-    /// Changes an object by a JSON merge patch.
-    ///
-    /// # Errors
-    /// When the server refuses.
-    pub fn patch(&self, path: (&str, &str, &str, &str), patch: &Value) -> anyhow::Result<()> {
-        let path = objects::path(path.0, path.1, path.2, path.3);
-        let body = Some(("application/merge-patch+json", patch.to_string()));
-        self.block_on(self.client.request_text(http_request("PATCH", &path, body))).with_context(|| path)?;
-        Ok(())
-    }
-
-    /// A token of a ServiceAccount by TokenRequest, bound to a pod when `pod` names one.
-    ///
-    /// # Errors
-    /// When the server refuses.
-    pub fn token(
-        &self,
-        namespace: &str,
-        account: &str,
-        audience: Option<&str>,
-        pod: Option<&str>,
-        seconds: u32,
-    ) -> anyhow::Result<String> {
-        let path = format!("{}/token", objects::path("v1", "serviceaccounts", namespace, account));
-        let mut spec = json!({"expirationSeconds": seconds});
-        if let Some(audience) = audience {
-            spec["audiences"] = json!([audience]);
-        }
-        if let Some(pod) = pod {
-            spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": pod});
-        }
-        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}).to_string();
-        let request = http_request("POST", &path, Some(("application/json", body)));
-        let answer: Value = self.block_on(self.client.request(request)).with_context(|| path)?;
-        Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())
     }
 
     /// A kubeconfig with the rights of a ServiceAccount.
@@ -295,12 +245,42 @@ impl Kubernetes {
     pub fn start_server(&mut self) -> anyhow::Result<()> {
         let directory = self.directory.path().to_owned();
         let own = self.own()?;
-        own.server = Some(server(&directory, own.port, own.etcd_port)?);
+        own.server = Some(server(&directory, own.port, own.etcd_port, own.place)?);
         self.wait_until_ready()
+    }
+
+    /// What makes pods of Deployments, and endpoints of pods. Nobody schedules, and nobody judges nodes.
+    fn start_controllers(&self) -> anyhow::Result<Process> {
+        const CONTROLLERS: [&str; 6] = [
+            "deployment-controller",
+            "replicaset-controller",
+            "endpointslice-controller",
+            "serviceaccount-controller",
+            "root-ca-certificate-publisher-controller",
+            "garbage-collector-controller",
+        ];
+        let mut command = Command::new(binary()?);
+        command.arg("kube-controller-manager").args([
+            format!("--kubeconfig={}", self.kubeconfig.display()),
+            format!("--controllers={}", CONTROLLERS.join(",")),
+            format!("--root-ca-file={}", self.directory().join("ca.pem").display()),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+            "--profiling=false".to_owned(),
+        ]);
+        Process::start(&mut command, &self.directory().join("kube-controller-manager.log"))
     }
 
     fn own(&mut self) -> anyhow::Result<&mut Own> {
         self.own.as_mut().context("this is done only with an API server that was started here: unset WEFT_KUBECONFIG")
+    }
+}
+
+impl Deref for Kubernetes {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
     }
 }
 
@@ -313,7 +293,7 @@ impl Drop for Own {
 }
 
 impl Own {
-    fn start(directory: &Path, port: u16) -> anyhow::Result<Self> {
+    fn start(directory: &Path, port: u16, place: Place) -> anyhow::Result<Self> {
         let (etcd_port, peer_port) = (free_port()?, free_port()?);
         let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
         let etcd = Process::start(
@@ -330,17 +310,16 @@ impl Own {
             ]),
             &directory.join("etcd.log"),
         )?;
-        Ok(Self { etcd, server: Some(server(directory, port, etcd_port)?), etcd_port, port })
+        Ok(Self { etcd, server: Some(server(directory, port, etcd_port, place)?), etcd_port, port, place })
     }
 }
 
-fn server(directory: &Path, port: u16, etcd_port: u16) -> anyhow::Result<Process> {
+fn server(directory: &Path, port: u16, etcd_port: u16, place: Place) -> anyhow::Result<Process> {
     let file = |name: &str| directory.join(name).display().to_string();
     let mut command = Command::new(binary()?);
     command.arg("kube-apiserver").args([
         format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
         "--etcd-compaction-interval=0".to_owned(),
-        "--bind-address=127.0.0.1".to_owned(),
         format!("--secure-port={port}"),
         // The Service `kubernetes` needs no endpoints, and may have none on loopback.
         "--endpoint-reconciler-type=none".to_owned(),
@@ -357,6 +336,10 @@ fn server(directory: &Path, port: u16, etcd_port: u16) -> anyhow::Result<Process
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ]);
+    match place {
+        Place::Loopback => command.arg("--bind-address=127.0.0.1"),
+        Place::Node => command.args(["--bind-address=0.0.0.0".to_owned(), format!("--advertise-address={NODE_IP}")]),
+    };
     Process::start(&mut command, &directory.join("kube-apiserver.log"))
 }
 

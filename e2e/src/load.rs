@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, pipe};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
-use weft::local::Client;
-use weft::local::control::PodSelector;
 
 use crate::scenario::Traffic;
 
@@ -93,10 +91,9 @@ pub struct Load {
 }
 
 impl Load {
+    /// `run` runs `weft app call` in a pod, with its input, output and errors, and returns its exit code.
     pub(crate) fn start(
-        client: Client,
-        pod: PodSelector,
-        argv: Vec<String>,
+        run: impl FnOnce([BorrowedFd<'_>; 3]) -> anyhow::Result<i32> + Send + 'static,
         traffic: Arc<Traffic>,
     ) -> anyhow::Result<Self> {
         let (stdin, writer) = pipe()?;
@@ -107,7 +104,7 @@ impl Load {
                 reader.read_to_string(&mut text).map(|_| text)
             });
             let stderr = std::io::stderr();
-            let code = client.exec(pod, argv, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            let code = run([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
             drop(stdout);
             let text = printing.join().map_err(|_| anyhow!("the reader of the calls panicked"))??;
             if text.is_empty() { bail!("the calls ended with {code} and said nothing") } else { Ok(text) }

@@ -294,7 +294,8 @@ impl Mesh {
     /// When they cannot be started.
     pub fn load(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Load> {
         let arguments = [&["-o", "json", "--until-stdin-closes"], arguments].concat();
-        Load::start(self.client().clone(), selector(pod)?, weft_app_call(&arguments), self.traffic.clone())
+        let (client, pod, argv) = (self.client().clone(), selector(pod)?, weft_app_call(&arguments));
+        Load::start(move |stdio| Ok(client.exec(pod, argv, stdio)?), self.traffic.clone())
     }
 
     /// What a sidecar's admin interface answers to a GET.
@@ -370,7 +371,7 @@ pub(crate) fn selector(pod: &str) -> anyhow::Result<PodSelector> {
 }
 
 /// The body of the answer to a GET.
-fn get(socket: std::net::TcpStream, path: &str) -> anyhow::Result<String> {
+pub(crate) fn get(socket: std::net::TcpStream, path: &str) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     socket.set_nonblocking(true)?;
     runtime.block_on(async {
@@ -385,6 +386,6 @@ fn get(socket: std::net::TcpStream, path: &str) -> anyhow::Result<String> {
     })
 }
 
-fn weft_app_call(arguments: &[&str]) -> Vec<String> {
+pub(crate) fn weft_app_call(arguments: &[&str]) -> Vec<String> {
     ["weft", "app", "call"].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect()
 }

@@ -87,6 +87,11 @@ impl Scenarios {
         }
     }
 
+    /// Those of a mesh whose calls are counted in `traffic`.
+    pub fn with(name: &str, envoy: &str, traffic: &Arc<Traffic>) -> Self {
+        Self { traffic: traffic.clone(), ..Self::of(name, envoy) }
+    }
+
     /// Those that need no mesh on this machine, on an Envoy of this version, or on none.
     pub fn of(name: &str, envoy: &str) -> Self {
         Self { name: name.to_owned(), envoy: envoy.to_owned(), traffic: Arc::default(), rows: Vec::new() }

@@ -60,7 +60,7 @@ impl Privilege {
 }
 
 /// `unshare(2)`. None of the callers passes `CLONE_FILES`, the one flag for which rustix deprecates the safe form.
-pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     #[expect(deprecated, reason = "the safe form is deprecated for CLONE_FILES only, which nobody here passes")]
     Ok(rustix::thread::unshare(flags)?)
 }
@@ -84,7 +84,7 @@ pub(crate) fn leave_the_host(privilege: Privilege) -> Result<(), NamespaceError>
 }
 
 /// A file or directory that stays visible when `/run` is covered.
-pub(crate) struct Carry {
+pub struct Carry {
     /// Where it is before.
     pub from: PathBuf,
     /// Where it is after, below `/run`.
@@ -100,7 +100,7 @@ impl Carry {
 }
 
 /// Makes every mount of this mount namespace private: nothing that is mounted from here on reaches another one.
-pub(crate) fn make_private() -> Result<(), NamespaceError> {
+pub fn make_private() -> Result<(), NamespaceError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(|e| refused("/", e))
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn mount_proc() -> Result<(), NamespaceError> {
 }
 
 /// Covers `/run` with an empty tmpfs, in which only `carried` is seen.
-pub(crate) fn cover_run(carried: &[Carry]) -> Result<(), NamespaceError> {
+pub fn cover_run(carried: &[Carry]) -> Result<(), NamespaceError> {
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let detached = carried
         .iter()
@@ -132,7 +132,7 @@ pub(crate) fn cover_run(carried: &[Carry]) -> Result<(), NamespaceError> {
 }
 
 /// Shows `source` at `target` (a file over a file, a directory over a directory).
-pub(crate) fn bind(source: &Path, target: &Path) -> Result<(), NamespaceError> {
+pub fn bind(source: &Path, target: &Path) -> Result<(), NamespaceError> {
     mount_bind(source, target).map_err(|e| refused(&target.to_string_lossy(), e))
 }
 

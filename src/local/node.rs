@@ -36,7 +36,7 @@ pub enum NetworkError {
 }
 
 /// Sets up this network namespace as the node's.
-pub(crate) fn set_up(dual_stack: bool) -> Result<(), NetworkError> {
+pub fn set_up(dual_stack: bool) -> Result<(), NetworkError> {
     // A new namespace takes these from the host: strict reverse-path filters would drop what is redirected.
     set("net/ipv4/ip_forward", "1")?;
     set("net/ipv4/conf/all/rp_filter", "0")?;
@@ -61,7 +61,7 @@ pub(crate) fn set_up(dual_stack: bool) -> Result<(), NetworkError> {
 }
 
 /// Connects the pod whose network namespace process `pid` is in (a pid as this process sees it).
-pub(crate) fn connect_pod(pod: Ipv4Addr, ipv6: Option<Ipv6Addr>, pid: i32) -> Result<(), NetworkError> {
+pub fn connect_pod(pod: Ipv4Addr, ipv6: Option<Ipv6Addr>, pid: i32) -> Result<(), NetworkError> {
     let link = link_name(pod);
     // Neighbours are asked for on the link itself, so the node has its address there too; from its link-local one it asks
     // for those to whom it only forwards.
@@ -82,7 +82,7 @@ pub(crate) fn disconnect_pod(pod: Ipv4Addr) -> Result<(), NetworkError> {
 }
 
 /// Sets up the pod's end, from inside its network namespace.
-pub(crate) fn set_up_pod(pod: Ipv4Addr, ipv6: Option<Ipv6Addr>) -> Result<(), NetworkError> {
+pub fn set_up_pod(pod: Ipv4Addr, ipv6: Option<Ipv6Addr>) -> Result<(), NetworkError> {
     set("net/ipv4/conf/all/rp_filter", "0")?;
     set("net/ipv4/conf/default/rp_filter", "0")?;
     no_link_local_addresses("eth0");

@@ -16,8 +16,10 @@ pub(super) fn path(api_version: &str, plural: &str, namespace: &str, name: &str)
 
 /// The plural of a kind, and whether it is in a namespace.
 fn resource(kind: &str) -> (String, bool) {
-    let cluster =
-        matches!(kind, "Namespace" | "MeshConfig" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition");
+    let cluster = matches!(
+        kind,
+        "Namespace" | "Node" | "MeshConfig" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition"
+    );
     let lower = kind.to_lowercase();
     let plural = match lower.strip_suffix('y') {
         Some(stem) => format!("{stem}ies"),

@@ -1,0 +1,471 @@
+//! A node for tests: what a kubelet, a service proxy and a cluster DNS do for the pods of an API server, and no more.
+//!
+//! ```text
+//!  API server ─watch─▶ pods ──▶ bound to this node, each with a thread that lives its life ─▶ status
+//!             ─watch─▶ Services, EndpointSlices ──▶ nft (service proxy), DNS: the playground's own
+//! ```
+//!
+//! A pod has a network namespace of its own; each of its processes has `/etc`, `/run` and its volumes for itself, its
+//! user and its capabilities. Programs stand for images; the rest of the files is this machine's. Nothing is scheduled:
+//! every pod is this node's. Not there: pid namespaces, cgroups, seccomp, read-only root file systems, NetworkPolicies,
+//! and restart policies other than Always.
+
+mod container;
+mod pod;
+mod probe;
+mod volume;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use arc_swap::ArcSwap;
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::WatchEvent;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use weft::local::cluster::{dns, service_proxy};
+use weft::local::node::{DNS_IP, NODE_IP};
+
+use self::pod::{Life, Pod, lock};
+use super::{Api, Kubernetes, http_request, network, objects};
+use crate::load::{Load, Summary};
+use crate::mesh::{get, weft_app_call};
+use crate::scenario::Traffic;
+use crate::until;
+
+pub use self::container::Programs;
+
+/// The node's name.
+const NAME: &str = "node";
+/// How long pods may take to start or end.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks at what has come from the API server.
+const TICK: Duration = Duration::from_millis(5);
+
+/// A node that runs.
+pub struct Node {
+    api: Api,
+    shared: Arc<Shared>,
+    traffic: Arc<Traffic>,
+    running: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    pods: Mutex<BTreeMap<String, Arc<Pod>>>,
+    seen: Watched,
+    stop: AtomicBool,
+    problems: Mutex<BTreeSet<String>>,
+}
+
+/// What the API server has, by kind and path.
+#[derive(Default)]
+struct Watched {
+    objects: Mutex<BTreeMap<(&'static str, String), Value>>,
+    version: AtomicU64,
+}
+
+impl Watched {
+    fn of(&self, kind: &'static str) -> Vec<Value> {
+        let objects = lock(&self.objects);
+        objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone()).collect()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<(&'static str, String), Value>)) {
+        change(&mut lock(&self.objects));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Node {
+    /// Starts it for an API server on its network ([`Kubernetes::start_for_a_node`]), on the thread that started that.
+    ///
+    /// # Errors
+    /// When it cannot be known to the API server, or a part of it does not start.
+    pub fn start(kubernetes: &Kubernetes, programs: Programs) -> anyhow::Result<Self> {
+        let api = Api::clone(kubernetes);
+        let port = kubernetes.port()?;
+        api.put(&json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": NAME, "labels": {"kubernetes.io/hostname": NAME}},
+        }))?;
+        api.put(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "default", "name": "kubernetes",
+                "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [NODE_IP.to_string()], "conditions": {"ready": true}}],
+        }))?;
+        let zone = Arc::new(ArcSwap::from_pointee(dns::Zone::default()));
+        let at = SocketAddr::from((DNS_IP, 53));
+        let server = api.block_on(dns::Server::bind(at, at, Arc::clone(&zone), None))?;
+        kubernetes.spawn(server.run());
+        let shared = Arc::new(Shared::default());
+        for (kind, path) in [
+            ("pods", "/api/v1/pods"),
+            ("services", "/api/v1/services"),
+            ("endpointslices", "/apis/discovery.k8s.io/v1/endpointslices"),
+        ] {
+            kubernetes.spawn(watch(api.client(), Arc::clone(&shared), kind, path));
+        }
+        let directory = kubernetes.directory().join("node");
+        fs::create_dir_all(&directory)?;
+        let running = {
+            let (api, shared) = (api.clone(), Arc::clone(&shared));
+            std::thread::spawn(move || run(&api, &shared, &zone, &programs, &directory))
+        };
+        Ok(Self { api, shared, traffic: Arc::default(), running: Some(running) })
+    }
+
+    /// The calls that were made in its pods.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// The names of a workload's pods that are ready and not on their way out, by the label that names it.
+    pub fn ready(&self, namespace: &str, label: (&str, &str)) -> Vec<String> {
+        let pods = lock(&self.shared.pods);
+        let fits = |pod: &&Arc<Pod>| {
+            pod.namespace() == namespace
+                && pod.object["metadata"]["labels"][label.0] == label.1
+                && pod.ready.load(Ordering::Acquire)
+                && lock(&pod.end).is_none()
+        };
+        pods.values().filter(fits).map(|pod| pod.name().to_owned()).collect()
+    }
+
+    /// Waits until a workload has exactly so many pods, and all of them are ready.
+    ///
+    /// # Errors
+    /// When that takes too long, with what the pods' logs say.
+    pub fn wait_for(&self, namespace: &str, label: (&str, &str), count: usize) -> anyhow::Result<Vec<String>> {
+        until(&format!("{count} pods of {namespace} with {}={}", label.0, label.1), PATIENCE, || {
+            let ready = self.ready(namespace, label);
+            let all = lock(&self.shared.pods)
+                .values()
+                .filter(|pod| pod.namespace() == namespace && pod.object["metadata"]["labels"][label.0] == label.1)
+                .count();
+            match (ready.len(), all) == (count, count) {
+                true => Ok(Ok(ready)),
+                false => Ok(Err(format!("{} of {all} are ready\n{}", ready.len(), self.log(namespace)))),
+            }
+        })
+    }
+
+    /// The end of all logs of the pods of a namespace.
+    pub fn log(&self, namespace: &str) -> String {
+        let pods: Vec<_> = lock(&self.shared.pods).values().cloned().collect();
+        let mut text = lock(&self.shared.problems).iter().fold(String::new(), |text, problem| text + problem + "\n");
+        for pod in pods.iter().filter(|pod| pod.namespace() == namespace) {
+            let files = fs::read_dir(&pod.directory).into_iter().flatten().flatten();
+            for path in files.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")) {
+                let log = fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                for line in &lines[lines.len().saturating_sub(8)..] {
+                    text += &format!("{} {name}: {line}\n", pod.name());
+                }
+            }
+        }
+        text
+    }
+
+    /// All that the container of a pod has said.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn log_of(&self, pod: &str, container: &str) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.pod(pod)?.log_of(container))?)
+    }
+
+    /// The address of a pod.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn address(&self, pod: &str) -> anyhow::Result<Ipv4Addr> {
+        Ok(self.pod(pod)?.ip)
+    }
+
+    /// Kills a container's process with SIGKILL. It is started again, unless `held`: then the pod stays as it is.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self, pod: &str, container: &str, held: bool) -> anyhow::Result<()> {
+        let pod = self.pod(pod)?;
+        pod.held.store(held, Ordering::Release);
+        pod.signal(container, Signal::KILL)
+    }
+
+    /// Lets a pod's containers start again.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn release(&self, pod: &str) -> anyhow::Result<()> {
+        self.pod(pod)?.held.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Runs `weft app call ARGUMENTS` in a pod's first container; what it printed, whatever its exit code.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub fn call(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.traffic.call();
+        self.output(pod, &weft_app_call(arguments))
+    }
+
+    /// As [`Node::call`], with a summary of all calls.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub fn calls(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
+        let summary = self.summary(pod, arguments)?;
+        self.traffic.load(&summary);
+        Ok(summary)
+    }
+
+    /// How one call ended: `200`, `403`, `ok`, `closed`, …
+    ///
+    /// # Errors
+    /// When it could not be made.
+    pub fn code(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.traffic.call();
+        self.summary(pod, arguments)?.codes.into_keys().next().context("a call that ended somehow")
+    }
+
+    fn summary(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
+        Summary::parse(&self.output(pod, &weft_app_call(&[&["-o", "json"], arguments].concat()))?)
+    }
+
+    /// Calls that go on until they are stopped.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn load(&self, pod: &str, arguments: &[&str]) -> anyhow::Result<Load> {
+        let argv = weft_app_call(&[&["-o", "json", "--until-stdin-closes"], arguments].concat());
+        let pod = self.pod(pod)?;
+        let run = move |stdio: [std::os::fd::BorrowedFd<'_>; 3]| {
+            let [stdin, stdout, stderr] = stdio.map(|fd| fd.try_clone_to_owned().map(Stdio::from));
+            let mut child = start(&pod, &argv, [stdin?, stdout?, stderr?])?;
+            Ok(child.wait()?.code().unwrap_or(-1))
+        };
+        Load::start(run, self.traffic.clone())
+    }
+
+    /// What a sidecar's admin interface answers to a GET.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn admin(&self, pod: &str, path: &str) -> anyhow::Result<String> {
+        let pod = self.pod(pod)?;
+        let network = &pod.surroundings.get().context("the pod has not begun")?.network;
+        let socket = network.inside(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, 15000))?))?;
+        get(socket, path).with_context(|| format!("{} {path}", pod.name()))
+    }
+
+    fn output(&self, pod: &str, argv: &[String]) -> anyhow::Result<String> {
+        let pod = self.pod(pod)?;
+        let child = start(&pod, argv, [Stdio::null(), Stdio::piped(), Stdio::piped()])?;
+        let done = child.wait_with_output()?;
+        let [out, err] = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok(out + &err)
+    }
+
+    /// `NAMESPACE/POD`, where POD may be the beginning of the name of a pod that is ready.
+    fn pod(&self, pod: &str) -> anyhow::Result<Arc<Pod>> {
+        let (namespace, name) = pod.split_once('/').context("NAMESPACE/POD")?;
+        let pods = lock(&self.shared.pods);
+        let exact = pods.values().find(|pod| pod.namespace() == namespace && pod.name() == name);
+        let begins = || {
+            pods.values().find(|pod| {
+                pod.namespace() == namespace && pod.name().starts_with(name) && pod.ready.load(Ordering::Acquire)
+            })
+        };
+        exact.or_else(begins).cloned().with_context(|| format!("there is no pod {pod}"))
+    }
+}
+
+impl Drop for Node {
+    /// Ends all pods at once; the API server is not told.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(running) = self.running.take() {
+            let _ = running.join();
+        }
+        let _ = &self.api;
+    }
+}
+
+/// A process beside those of a pod's first container.
+fn start(pod: &Pod, argv: &[String], stdio: [Stdio; 3]) -> anyhow::Result<std::process::Child> {
+    let surroundings = pod.surroundings.get().context("the pod has not begun")?;
+    let first = pod.object["spec"]["containers"].get(0).context("a container")?;
+    container::start(surroundings, &pod.object, first, argv, stdio)
+}
+
+/// Keeps `shared` as the API server has it, as long as the runtime lives.
+async fn watch(client: kube::Client, shared: Arc<Shared>, kind: &'static str, path: &'static str) {
+    loop {
+        if let Err(error) = follow(&client, &shared, kind, path).await {
+            tracing_less(&shared, &format!("{kind}: {error:#}"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Lists, and watches from there until the watch ends.
+async fn follow(client: &kube::Client, shared: &Shared, kind: &'static str, path: &str) -> anyhow::Result<()> {
+    let list: Value = client.request(http_request("GET", path, None)).await?;
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    shared.seen.change(|objects| {
+        objects.retain(|(of, _), _| *of != kind);
+        objects.extend(items.into_iter().map(|object| ((kind, path_of(&object)), object)));
+    });
+    let version = list["metadata"]["resourceVersion"].as_str().context("a version")?;
+    let request = http_request("GET", &format!("{path}?watch=true&resourceVersion={version}"), None);
+    let mut events = std::pin::pin!(client.request_events::<Value>(request).await?);
+    while let Some(event) = events.try_next().await? {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => shared.seen.change(|objects| {
+                objects.insert((kind, path_of(&object)), object);
+            }),
+            WatchEvent::Deleted(object) => shared.seen.change(|objects| {
+                objects.remove(&(kind, path_of(&object)));
+            }),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => bail!("{status:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// A problem that a test shows when it fails.
+fn tracing_less(shared: &Shared, text: &str) {
+    lock(&shared.problems).insert(text.to_owned());
+}
+
+fn path_of(object: &Value) -> String {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
+}
+
+/// Does what is to be done whenever something has changed, until the node stops.
+fn run(api: &Api, shared: &Arc<Shared>, zone: &ArcSwap<dns::Zone>, programs: &Programs, directory: &Path) {
+    let (mut seen, mut next, mut rules) = (0, 2_u32, String::new());
+    let mut lives: Vec<JoinHandle<()>> = Vec::new();
+    while !shared.stop.load(Ordering::Acquire) {
+        let version = shared.seen.version.load(Ordering::Acquire);
+        let ended = lock(&shared.pods).values().any(|pod| pod.ended.load(Ordering::Acquire));
+        if version == seen && !ended {
+            std::thread::sleep(TICK);
+            continue;
+        }
+        seen = version;
+        if let Err(error) = translate(api, shared, zone, &mut rules) {
+            tracing_less(shared, &format!("{error:#}"));
+        }
+        for object in shared.seen.of("pods") {
+            if let Err(error) = take(api, shared, &object, programs, directory, &mut next, &mut lives) {
+                tracing_less(shared, &format!("{}: {error:#}", path_of(&object)));
+            }
+        }
+        end_those_that_are_gone(shared);
+    }
+    for pod in lock(&shared.pods).values() {
+        pod.stop(Duration::ZERO);
+    }
+    for life in lives {
+        let _ = life.join();
+    }
+}
+
+/// Binds a pod that is nobody's, begins one that is new, and has one end that was deleted.
+fn take(
+    api: &Api,
+    shared: &Arc<Shared>,
+    object: &Value,
+    programs: &Programs,
+    directory: &Path,
+    next: &mut u32,
+    lives: &mut Vec<JoinHandle<()>>,
+) -> anyhow::Result<()> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let uid = text("/metadata/uid").context("a uid")?.to_owned();
+    let (namespace, name) = (text("/metadata/namespace").unwrap_or_default(), text("/metadata/name").unwrap_or_default());
+    let leaves = object["metadata"].get("deletionTimestamp").is_some();
+    let known = lock(&shared.pods).get(&uid).cloned();
+    match (known, text("/spec/nodeName")) {
+        (Some(pod), _) if leaves => {
+            let grace = object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0);
+            if lock(&pod.end).is_none() {
+                pod.stop(Duration::from_secs(grace));
+            }
+        }
+        (Some(_), _) => {}
+        (None, None) if !leaves => {
+            let path = format!("{}/binding", objects::path("v1", "pods", namespace, name));
+            let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": NAME}});
+            let request = http_request("POST", &path, Some(("application/json", body.to_string())));
+            match api.block_on(api.client().request_text(request)) {
+                Ok(_) => {}
+                // It is bound, and the event of that is on its way.
+                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {}
+                Err(error) => return Err(anyhow!(error)),
+            }
+        }
+        (None, Some(NAME)) if !leaves => {
+            let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 1, 0)) + *next);
+            *next += 1;
+            let directory = directory.join(&uid);
+            fs::create_dir_all(&directory)?;
+            let pod = Arc::new(Pod::new(object.clone(), ip, directory));
+            lock(&shared.pods).insert(uid, Arc::clone(&pod));
+            let life = Life::new(pod, api.clone(), programs.clone(), 0)?;
+            lives.push(std::thread::spawn(move || life.run()));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Forgets pods that have ended, and ends those that were deleted without grace.
+fn end_those_that_are_gone(shared: &Shared) {
+    let there: BTreeSet<String> = shared.seen.of("pods").iter().filter_map(|pod| Some(pod["metadata"]["uid"].as_str()?.to_owned())).collect();
+    lock(&shared.pods).retain(|uid, pod| {
+        if !there.contains(uid) {
+            pod.stop(Duration::ZERO);
+        }
+        !pod.ended.load(Ordering::Acquire)
+    });
+}
+
+/// Has the service proxy and the DNS say what the API server does.
+fn translate(api: &Api, shared: &Shared, zone: &ArcSwap<dns::Zone>, rules: &mut String) -> anyhow::Result<()> {
+    fn typed<T: serde::de::DeserializeOwned>(objects: Vec<Value>) -> Result<Vec<T>, serde_json::Error> {
+        objects.into_iter().map(serde_json::from_value).collect()
+    }
+    let services: Vec<Service> = typed(shared.seen.of("services"))?;
+    let slices: Vec<EndpointSlice> = typed(shared.seen.of("endpointslices"))?;
+    let now = service_proxy::ruleset(&services, &slices);
+    if now == *rules {
+        return Ok(());
+    }
+    api.block_on(service_proxy::load(&now))?;
+    zone.store(Arc::new(dns::Zone::new(&services, &slices, [], std::iter::empty::<(String, IpAddr)>())));
+    *rules = now;
+    Ok(())
+}
+
+#[allow(dead_code)]
+fn unused(_: PathBuf, _: File) {}
