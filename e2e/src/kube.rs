@@ -34,7 +34,7 @@ use crate::mesh::repository;
 use crate::until;
 
 pub use api::Api;
-pub use node::{Node, Programs};
+pub use node::{Node, PATIENCE, Programs};
 pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
 pub use replica::{Replica, http};
 

@@ -16,9 +16,9 @@ mod probe;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -54,7 +54,6 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// A node that runs.
 pub struct Node {
-    api: Api,
     shared: Arc<Shared>,
     traffic: Arc<Traffic>,
     running: Option<JoinHandle<()>>,
@@ -121,10 +120,10 @@ impl Node {
         let directory = kubernetes.directory().join("node");
         fs::create_dir_all(&directory)?;
         let running = {
-            let (api, shared) = (api.clone(), Arc::clone(&shared));
+            let shared = Arc::clone(&shared);
             std::thread::spawn(move || run(&api, &shared, &zone, &programs, &directory))
         };
-        Ok(Self { api, shared, traffic: Arc::default(), running: Some(running) })
+        Ok(Self { shared, traffic: Arc::default(), running: Some(running) })
     }
 
     /// The calls that were made in its pods.
@@ -144,6 +143,14 @@ impl Node {
         pods.values().filter(fits).map(|pod| pod.name().to_owned()).collect()
     }
 
+    /// The names of all pods of a workload, by the label that names it.
+    pub fn pods(&self, namespace: &str, label: (&str, &str)) -> Vec<String> {
+        let pods = lock(&self.shared.pods);
+        let fits =
+            |pod: &&Arc<Pod>| pod.namespace() == namespace && pod.object["metadata"]["labels"][label.0] == label.1;
+        pods.values().filter(fits).map(|pod| pod.name().to_owned()).collect()
+    }
+
     /// Waits until a workload has exactly so many pods, and all of them are ready.
     ///
     /// # Errors
@@ -151,10 +158,7 @@ impl Node {
     pub fn wait_for(&self, namespace: &str, label: (&str, &str), count: usize) -> anyhow::Result<Vec<String>> {
         until(&format!("{count} pods of {namespace} with {}={}", label.0, label.1), PATIENCE, || {
             let ready = self.ready(namespace, label);
-            let all = lock(&self.shared.pods)
-                .values()
-                .filter(|pod| pod.namespace() == namespace && pod.object["metadata"]["labels"][label.0] == label.1)
-                .count();
+            let all = self.pods(namespace, label).len();
             match (ready.len(), all) == (count, count) {
                 true => Ok(Ok(ready)),
                 false => Ok(Err(format!("{} of {all} are ready\n{}", ready.len(), self.log(namespace)))),
@@ -302,7 +306,6 @@ impl Drop for Node {
         if let Some(running) = self.running.take() {
             let _ = running.join();
         }
-        let _ = &self.api;
     }
 }
 
@@ -317,7 +320,7 @@ fn start(pod: &Pod, argv: &[String], stdio: [Stdio; 3]) -> anyhow::Result<std::p
 async fn watch(client: kube::Client, shared: Arc<Shared>, kind: &'static str, path: &'static str) {
     loop {
         if let Err(error) = follow(&client, &shared, kind, path).await {
-            tracing_less(&shared, &format!("{kind}: {error:#}"));
+            complain(&shared, &format!("{kind}: {error:#}"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -350,7 +353,7 @@ async fn follow(client: &kube::Client, shared: &Shared, kind: &'static str, path
 }
 
 /// A problem that a test shows when it fails.
-fn tracing_less(shared: &Shared, text: &str) {
+fn complain(shared: &Shared, text: &str) {
     lock(&shared.problems).insert(text.to_owned());
 }
 
@@ -372,11 +375,11 @@ fn run(api: &Api, shared: &Arc<Shared>, zone: &ArcSwap<dns::Zone>, programs: &Pr
         }
         seen = version;
         if let Err(error) = translate(api, shared, zone, &mut rules) {
-            tracing_less(shared, &format!("{error:#}"));
+            complain(shared, &format!("{error:#}"));
         }
         for object in shared.seen.of("pods") {
             if let Err(error) = take(api, shared, &object, programs, directory, &mut next, &mut lives) {
-                tracing_less(shared, &format!("{}: {error:#}", path_of(&object)));
+                complain(shared, &format!("{}: {error:#}", path_of(&object)));
             }
         }
         end_those_that_are_gone(shared);
@@ -431,7 +434,7 @@ fn take(
             fs::create_dir_all(&directory)?;
             let pod = Arc::new(Pod::new(object.clone(), ip, directory));
             lock(&shared.pods).insert(uid, Arc::clone(&pod));
-            let life = Life::new(pod, api.clone(), programs.clone(), 0)?;
+            let life = Life::new(pod, api.clone(), programs.clone())?;
             lives.push(std::thread::spawn(move || life.run()));
         }
         _ => {}
@@ -457,15 +460,11 @@ fn translate(api: &Api, shared: &Shared, zone: &ArcSwap<dns::Zone>, rules: &mut 
     }
     let services: Vec<Service> = typed(shared.seen.of("services"))?;
     let slices: Vec<EndpointSlice> = typed(shared.seen.of("endpointslices"))?;
-    let now = service_proxy::ruleset(&services, &slices);
-    if now == *rules {
-        return Ok(());
-    }
-    api.block_on(service_proxy::load(&now))?;
     zone.store(Arc::new(dns::Zone::new(&services, &slices, [], std::iter::empty::<(String, IpAddr)>())));
-    *rules = now;
+    let now = service_proxy::ruleset(&services, &slices);
+    if now != *rules {
+        api.block_on(service_proxy::load(&now))?;
+        *rules = now;
+    }
     Ok(())
 }
-
-#[allow(dead_code)]
-fn unused(_: PathBuf, _: File) {}

@@ -4,12 +4,15 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
 mod control_plane;
+mod ha;
+mod installed;
 mod rights;
 mod root;
 mod sidecar;
 mod source;
 mod status;
 mod tokens;
+mod traffic;
 mod watched;
 
 use std::fs;

@@ -84,13 +84,6 @@ impl Pod {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// The container `name`, or the first one.
-    pub(super) fn container(&self, name: Option<&str>) -> anyhow::Result<&Value> {
-        let spec = &self.object["spec"];
-        let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
-        all.into_iter().find(|container| name.is_none_or(|name| container["name"] == name)).context("no such container")
-    }
-
     pub(super) fn log_of(&self, container: &str) -> PathBuf {
         self.directory.join(format!("{container}.log"))
     }
@@ -267,7 +260,7 @@ pub(super) struct Life {
 
 impl Life {
     /// Makes its network, and where its files are. It begins with [`Life::run`].
-    pub(super) fn new(pod: Arc<Pod>, api: Api, programs: Programs, api_port: u16) -> anyhow::Result<Self> {
+    pub(super) fn new(pod: Arc<Pod>, api: Api, programs: Programs) -> anyhow::Result<Self> {
         let fields = pod.fields();
         let volumes = pod.directory.join("volumes");
         std::fs::create_dir_all(&volumes)?;
@@ -284,7 +277,6 @@ impl Life {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let _ = api_port;
         let surroundings = Surroundings {
             network: PodNetwork::create(ip)?,
             programs,

@@ -1,0 +1,208 @@
+//! Several replicas of the control plane under load: killed, replaced by a new version, and without an API server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use weft_e2e::inspection::Inspection;
+use weft_e2e::kube::{PATIENCE, http};
+use weft_e2e::scenario::Scenarios;
+use weft_e2e::until;
+
+use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM};
+
+/// The pods of the shop with a sidecar.
+const SIDECARS: usize = 3;
+/// What a reconnection may bring anew: a certificate, since its key is in the memory of one replica only.
+const SECRETS: &str = "secrets";
+
+pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
+    rows.holds(
+        "kube-ha: each replica in turn is killed under load, its sidecars go to the other one",
+        "no failed request",
+        || {
+            let load = installed.load()?;
+            let mut said = Vec::new();
+            // The first one that has sidecars; then the other one, which has all of them by then.
+            for _ in 0..2 {
+                said.push(kill_one(installed)?);
+            }
+            let summary = load.stop()?;
+            Ok((summary.failed == 0, format!("{}; {}", summary.said(), said.join("; "))))
+        },
+    );
+    rows.holds("kube-ha: nothing unchanged was sent again", "0 resources but certificates", || {
+        let load = installed.load()?;
+        let victim = replica_with_sidecars(installed)?;
+        let survivor = the_other(installed, &victim)?;
+        let (before, seen) = (sent(installed, &survivor)?, updates(installed)?);
+        let moved = sidecars(installed, &victim)?;
+        kill(installed, &victim, &survivor)?;
+        let after = sent(installed, &survivor)?;
+        let again: BTreeMap<_, _> = after
+            .into_iter()
+            .map(|(kind, count)| (kind.clone(), count - before.get(&kind).copied().unwrap_or(0)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let updated = updates(installed)? != seen;
+        let summary = load.stop()?;
+        let only_secrets = again.keys().all(|kind| kind == SECRETS);
+        let holds = summary.failed == 0 && only_secrets && !updated && moved > 0;
+        Ok((holds, format!("{moved} moved, sent {again:?}; clusters or listeners updated: {updated}")))
+    });
+    rows.holds("kube-ha: another replica takes over the lease of one that was killed", "another holder", || {
+        let holder = holder(installed)?;
+        let pod = format!("{SYSTEM}/{holder}");
+        installed.node.kill(&pod, "weft", true)?;
+        let began = Instant::now();
+        let next = until("another holder", PATIENCE, || {
+            let next = self::holder(installed)?;
+            Ok(if next == holder { Err(next) } else { Ok(next) })
+        });
+        let took = began.elapsed();
+        installed.node.release(&pod)?;
+        installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
+        Ok((true, format!("{}, after {:.1} s", next?, took.as_secs_f64())))
+    });
+}
+
+pub(crate) fn replaced(installed: &Installed, rows: &mut Scenarios) {
+    rows.holds(
+        "kube-ha: the Deployment is upgraded under load while a TrafficSplit changes",
+        "no failed request, other replicas, all sidecars up to date",
+        || {
+            let before = installed.node.ready(SYSTEM, CONTROL_PLANE);
+            let load = installed.load()?;
+            installed.helm(&["upgrade", "weft", "helm/weft", "--reuse-values", "--set", "controlPlane.logLevel=debug"])?;
+            let mut changes = 0;
+            let after = until("other replicas", PATIENCE, || {
+                changes += 1;
+                installed.split(50 + changes % 2 * 40, 50 - changes % 2 * 40)?;
+                let after = installed.node.ready(SYSTEM, CONTROL_PLANE);
+                let all = installed.node.pods(SYSTEM, CONTROL_PLANE).len();
+                let done = after.len() == 2 && all == 2 && after.iter().all(|pod| !before.contains(pod));
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                Ok(if done { Ok(after) } else { Err(format!("{after:?} of {all}")) })
+            })?;
+            until("all sidecars are connected", PATIENCE, || settled(installed, &after))?;
+            installed.split(10, 90)?;
+            until("all sidecars are up to date", PATIENCE, || settled(installed, &after))?;
+            let summary = load.stop()?;
+            let shifted = installed.node.calls(FRONTEND, &["-n", "1000", "-c", "10", "http://catalog/"])?;
+            let share = shifted.share("catalog v2");
+            let holds = summary.failed + shifted.failed == 0 && (share - 90.0).abs() <= 3.0;
+            Ok((holds, format!("{}; {changes} changes; then {share:.1} % on v2 of 90", summary.said())))
+        },
+    );
+}
+
+pub(crate) fn without_an_api_server(installed: &mut Installed, rows: &mut Scenarios) {
+    rows.holds("kube-ha: the API server is away under load, and a replica is killed", "no failed request", || {
+        let load = installed.load()?;
+        installed.kubernetes.kill_server()?;
+        let victim = replica_with_sidecars(installed)?;
+        // It comes back without an API server, and waits for it.
+        installed.node.kill(&format!("{SYSTEM}/{victim}"), "weft", false)?;
+        let new = installed.node.calls(FRONTEND, &["-n", "200", "-c", "4", "http://catalog/"])?;
+        installed.kubernetes.start_server()?;
+        let replicas = installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
+        until("all sidecars are connected", PATIENCE, || settled(installed, &replicas))?;
+        let summary = load.stop()?;
+        Ok((summary.failed + new.failed == 0, summary.said()))
+    });
+}
+
+/// Kills a replica that has sidecars, and waits until the other one has all; what was seen.
+fn kill_one(installed: &Installed) -> anyhow::Result<String> {
+    let victim = replica_with_sidecars(installed)?;
+    let survivor = the_other(installed, &victim)?;
+    let moved = sidecars(installed, &victim)?;
+    let took = kill(installed, &victim, &survivor)?;
+    Ok(format!("{moved} sidecars moved within {took:.1} s"))
+}
+
+/// Kills `victim`, waits until all sidecars are at `survivor`, and has the victim back; how many seconds they took.
+fn kill(installed: &Installed, victim: &str, survivor: &str) -> anyhow::Result<f64> {
+    let pod = format!("{SYSTEM}/{victim}");
+    installed.node.kill(&pod, "weft", true)?;
+    let began = Instant::now();
+    let moved = until("all sidecars are at the other replica", PATIENCE, || {
+        settled(installed, std::slice::from_ref(&survivor.to_owned()))
+    });
+    let took = began.elapsed().as_secs_f64();
+    installed.node.release(&pod)?;
+    installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
+    moved.map(|()| took)
+}
+
+/// Whether these replicas have all sidecars, and each has answered everything.
+fn settled(installed: &Installed, replicas: &[String]) -> anyhow::Result<Result<(), String>> {
+    let (mut connected, mut behind) = (0, 0);
+    for replica in replicas {
+        let Ok(convergence) = inspection(installed, replica).and_then(|mut one| one.convergence()) else {
+            return Ok(Err(format!("{replica} does not answer")));
+        };
+        connected += convergence.connected;
+        behind += convergence.behind;
+    }
+    let all = connected as usize == SIDECARS && behind == 0;
+    Ok(if all { Ok(()) } else { Err(format!("{connected} connected, {behind} behind")) })
+}
+
+fn admin(installed: &Installed, replica: &str) -> anyhow::Result<SocketAddr> {
+    Ok(SocketAddr::from((installed.node.address(&format!("{SYSTEM}/{replica}"))?, 15014)))
+}
+
+fn inspection(installed: &Installed, replica: &str) -> anyhow::Result<Inspection> {
+    Inspection::at(admin(installed, replica)?)
+}
+
+fn sidecars(installed: &Installed, replica: &str) -> anyhow::Result<usize> {
+    Ok(inspection(installed, replica)?.proxies()?.len())
+}
+
+/// The replica that most sidecars are connected to.
+fn replica_with_sidecars(installed: &Installed) -> anyhow::Result<String> {
+    let mut most = (0, String::new());
+    for replica in installed.node.ready(SYSTEM, CONTROL_PLANE) {
+        let count = sidecars(installed, &replica)?;
+        most = most.max((count, replica));
+    }
+    ensure!(most.0 > 0, "no sidecar is connected");
+    Ok(most.1)
+}
+
+fn the_other(installed: &Installed, replica: &str) -> anyhow::Result<String> {
+    let replicas = installed.node.ready(SYSTEM, CONTROL_PLANE);
+    replicas.into_iter().find(|other| other != replica).context("another replica")
+}
+
+/// Who holds the lease.
+fn holder(installed: &Installed) -> anyhow::Result<String> {
+    let lease = installed.kubernetes.get("coordination.k8s.io/v1", "leases", SYSTEM, "weft")?.context("the Lease")?;
+    Ok(lease["spec"]["holderIdentity"].as_str().context("a holder")?.to_owned())
+}
+
+/// How many resources of each type a replica has sent.
+fn sent(installed: &Installed, replica: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+    let metrics = http(admin(installed, replica)?, "GET", "/metrics", "")?;
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix("weft_xds_resources_sent_total{type=\""));
+    let counts = lines.filter_map(|line| {
+        let (kind, count) = line.split_once("\"} ")?;
+        Some((kind.to_owned(), count.parse().ok()?))
+    });
+    Ok(counts.collect())
+}
+
+/// What the sidecars have been given anew, by their own count.
+fn updates(installed: &Installed) -> anyhow::Result<Vec<String>> {
+    let mut all = Vec::new();
+    for app in ["frontend", "catalog"] {
+        for pod in installed.node.ready("shop", ("app", app)) {
+            let filter = "(cluster_added|cluster_modified|cluster_removed|listener_added|listener_modified|listener_removed)$";
+            all.push(installed.node.admin(&format!("shop/{pod}"), &format!("/stats?filter={filter}"))?);
+        }
+    }
+    Ok(all)
+}
