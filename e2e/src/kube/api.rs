@@ -55,7 +55,11 @@ impl Api {
     pub fn delete(&self, api_version: &str, plural: &str, namespace: &str, name: &str) -> anyhow::Result<()> {
         let path = objects::path(api_version, plural, namespace, name);
         let body = json!({"gracePeriodSeconds": 0}).to_string();
-        match self.runtime.block_on(self.client.request_text(http_request("DELETE", &path, Some(("application/json", body))))) {
+        match self.runtime.block_on(self.client.request_text(http_request(
+            "DELETE",
+            &path,
+            Some(("application/json", body)),
+        ))) {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error).with_context(|| path),

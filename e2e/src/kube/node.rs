@@ -404,7 +404,8 @@ fn take(
 ) -> anyhow::Result<()> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let uid = text("/metadata/uid").context("a uid")?.to_owned();
-    let (namespace, name) = (text("/metadata/namespace").unwrap_or_default(), text("/metadata/name").unwrap_or_default());
+    let (namespace, name) =
+        (text("/metadata/namespace").unwrap_or_default(), text("/metadata/name").unwrap_or_default());
     let leaves = object["metadata"].get("deletionTimestamp").is_some();
     let known = lock(&shared.pods).get(&uid).cloned();
     match (known, text("/spec/nodeName")) {
@@ -444,7 +445,8 @@ fn take(
 
 /// Forgets pods that have ended, and ends those that were deleted without grace.
 fn end_those_that_are_gone(shared: &Shared) {
-    let there: BTreeSet<String> = shared.seen.of("pods").iter().filter_map(|pod| Some(pod["metadata"]["uid"].as_str()?.to_owned())).collect();
+    let there: BTreeSet<String> =
+        shared.seen.of("pods").iter().filter_map(|pod| Some(pod["metadata"]["uid"].as_str()?.to_owned())).collect();
     lock(&shared.pods).retain(|uid, pod| {
         if !there.contains(uid) {
             pod.stop(Duration::ZERO);

@@ -31,7 +31,14 @@ impl Installed {
         let programs = Programs { weft: weft_beside_tests()?, envoy: envoy(version)? };
         let node = Node::start(&kubernetes, programs)?;
         let installed = Self { node, kubernetes };
-        installed.helm(&["install", "weft", "helm/weft", "--create-namespace", "--set", "controlPlane.logFormat=text"])?;
+        installed.helm(&[
+            "install",
+            "weft",
+            "helm/weft",
+            "--create-namespace",
+            "--set",
+            "controlPlane.logFormat=text",
+        ])?;
         installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
         installed.node.wait_for(SYSTEM, WEBHOOK, 2)?;
         until("the API server believes the injector", PATIENCE, || {

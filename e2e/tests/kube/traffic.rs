@@ -1,9 +1,11 @@
 //! Real traffic between pods of an API server: created there, injected at admission, run by a node (`weft_e2e::kube::Node`)
 //! with exactly the containers that the injector wrote, and found by the endpoints that Kubernetes' controllers write.
 
+use std::process::Command;
+
 use serde_json::json;
 use weft_e2e::kube::PATIENCE;
-use weft_e2e::mesh::pinned_version;
+use weft_e2e::mesh::{pinned_version, weft_beside_tests};
 use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
@@ -27,6 +29,7 @@ fn run(line: &str) {
     let mut installed = Installed::start(&version).unwrap_or_else(|error| panic!("{error:#}"));
     let mut rows = Scenarios::with(&format!("traffic-{line}"), &version, installed.node.traffic());
     pods(&installed, &mut rows);
+    checked(&installed, &mut rows);
     identities(&installed, &mut rows);
     split(&installed, &mut rows);
     scaled(&installed, &mut rows);
@@ -52,6 +55,17 @@ fn pods(installed: &Installed, rows: &mut Scenarios) {
     });
 }
 
+/// Beside the pods themselves, what their installation is found to be.
+fn checked(installed: &Installed, rows: &mut Scenarios) {
+    rows.holds("kube-traffic: `weft check` finds nothing wrong with what runs", "0, all ok", || {
+        let mut command = Command::new(weft_beside_tests()?);
+        let done = command.arg("check").env("KUBECONFIG", installed.kubernetes.kubeconfig()).output()?;
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        let ok = said.lines().skip(1).all(|line| line.split_whitespace().nth(1) == Some("ok"));
+        Ok((ok && done.status.success(), said))
+    });
+}
+
 fn identities(installed: &Installed, rows: &mut Scenarios) {
     rows.holds(
         "kube-traffic: a call goes over mTLS, and both know each other",
@@ -64,6 +78,13 @@ fn identities(installed: &Installed, rows: &mut Scenarios) {
             Ok((both && answer["name"] == "catalog", header))
         },
     );
+    for (protocol, url) in [("gRPC", "grpc://catalog:9090"), ("TCP", "tcp://catalog:7000")] {
+        rows.holds(&format!("kube-traffic: {protocol} is called too"), "no failed call, by the catalog", || {
+            let summary = installed.node.calls(FRONTEND, &["-n", "20", url])?;
+            let catalog = summary.responders.keys().all(|name| name.starts_with("catalog"));
+            Ok((summary.failed == 0 && catalog, format!("{}, {:?}", summary.said(), summary.responders)))
+        });
+    }
     rows.equal(
         "kube-traffic: a stranger without a sidecar is refused in strict mode",
         "403",
@@ -111,35 +132,38 @@ fn rolled(installed: &Installed, rows: &mut Scenarios) {
 }
 
 fn allowed(installed: &Installed, rows: &mut Scenarios) {
-    let call = |expected: &str| {
+    let call = |url: &str, expected: &str| {
         until("the answer changes", PATIENCE, || {
-            let code = installed.node.code(FRONTEND, &["http://catalog/"])?;
+            let code = installed.node.code(FRONTEND, &[url])?;
             Ok(if code == expected { Ok(code) } else { Err(code) })
         })
     };
     rows.equal("kube-traffic: without a TrafficTarget nothing is allowed where they count", "403", {
         let enforce = json!({"metadata": {"annotations": {"weft.dev/authorization": "Enforce"}}});
-        installed.kubernetes.patch(("v1", "namespaces", "", "shop"), &enforce).and_then(|()| call("403"))
+        installed
+            .kubernetes
+            .patch(("v1", "namespaces", "", "shop"), &enforce)
+            .and_then(|()| call("http://catalog/items", "403"))
     });
-    rows.equal("kube-traffic: a TrafficTarget allows what it says", "200 /, 403 /admin", {
+    rows.equal("kube-traffic: a TrafficTarget allows what it says", "200 GET /items, 403 GET /", {
         let account = |name: &str| json!({"kind": "ServiceAccount", "namespace": "shop", "name": name});
         let group = json!({
             "apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup",
             "metadata": {"namespace": "shop", "name": "http"},
-            "spec": {"matches": [{"name": "root", "pathRegex": "/", "methods": ["GET"]}]},
+            "spec": {"matches": [{"name": "items", "pathRegex": "/items", "methods": ["GET"]}]},
         });
         let target = json!({
             "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
             "metadata": {"namespace": "shop", "name": "catalog"},
             "spec": {
                 "destination": account("catalog"), "sources": [account("frontend")],
-                "rules": [{"kind": "HTTPRouteGroup", "name": "http", "matches": ["root"]}],
+                "rules": [{"kind": "HTTPRouteGroup", "name": "http", "matches": ["items"]}],
             },
         });
         let put = installed.kubernetes.put(&group).and_then(|()| installed.kubernetes.put(&target));
         put.and_then(|()| {
-            let root = call("200")?;
-            Ok(format!("{root} /, {} /admin", installed.node.code(FRONTEND, &["http://catalog/admin"])?))
+            let items = call("http://catalog/items", "200")?;
+            Ok(format!("{items} GET /items, {} GET /", installed.node.code(FRONTEND, &["http://catalog/"])?))
         })
     });
 }

@@ -238,7 +238,9 @@ impl Container {
         let state = match (&self.process, self.done) {
             (Some(_), _) => json!({"running": {}}),
             (None, true) => json!({"terminated": {"exitCode": 0, "reason": "Completed"}}),
-            (None, false) => json!({"waiting": {"reason": if self.starts == 0 { "PodInitializing" } else { "CrashLoopBackOff" }}}),
+            (None, false) => {
+                json!({"waiting": {"reason": if self.starts == 0 { "PodInitializing" } else { "CrashLoopBackOff" }}})
+            }
         };
         json!({
             "name": self.name(), "image": self.spec["image"], "imageID": "", "state": state,
