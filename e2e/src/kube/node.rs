@@ -11,32 +11,35 @@
 //! and restart policies other than Always.
 
 mod container;
+mod life;
 mod pod;
 mod probe;
 mod volume;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, ensure};
 use arc_swap::ArcSwap;
-use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::WatchEvent;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use weft::local::cluster::{dns, service_proxy};
 use weft::local::node::{DNS_IP, NODE_IP};
 
-use self::pod::{Life, Pod, lock};
+use self::life::Life;
+use self::pod::{Pod, lock};
+use self::watched::{Watched, path_of, watch};
 use super::{Api, Kubernetes, http_request, network, objects};
 use crate::load::{Load, Summary};
 use crate::mesh::{get, weft_app_call};
@@ -62,28 +65,8 @@ pub struct Node {
 #[derive(Default)]
 struct Shared {
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
-    seen: Watched,
+    seen: Arc<Watched>,
     stop: AtomicBool,
-    problems: Mutex<BTreeSet<String>>,
-}
-
-/// What the API server has, by kind and path.
-#[derive(Default)]
-struct Watched {
-    objects: Mutex<BTreeMap<(&'static str, String), Value>>,
-    version: AtomicU64,
-}
-
-impl Watched {
-    fn of(&self, kind: &'static str) -> Vec<Value> {
-        let objects = lock(&self.objects);
-        objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone()).collect()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<(&'static str, String), Value>)) {
-        change(&mut lock(&self.objects));
-        self.version.fetch_add(1, Ordering::Release);
-    }
 }
 
 impl Node {
@@ -115,7 +98,7 @@ impl Node {
             ("services", "/api/v1/services"),
             ("endpointslices", "/apis/discovery.k8s.io/v1/endpointslices"),
         ] {
-            kubernetes.spawn(watch(api.client(), Arc::clone(&shared), kind, path));
+            kubernetes.spawn(watch(api.client(), Arc::clone(&shared.seen), kind, path));
         }
         let directory = kubernetes.directory().join("node");
         fs::create_dir_all(&directory)?;
@@ -169,7 +152,7 @@ impl Node {
     /// The end of all logs of the pods of a namespace.
     pub fn log(&self, namespace: &str) -> String {
         let pods: Vec<_> = lock(&self.shared.pods).values().cloned().collect();
-        let mut text = lock(&self.shared.problems).iter().fold(String::new(), |text, problem| text + problem + "\n");
+        let mut text = self.shared.seen.problems();
         for pod in pods.iter().filter(|pod| pod.namespace() == namespace) {
             let files = fs::read_dir(&pod.directory).into_iter().flatten().flatten();
             for path in files.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")) {
@@ -217,6 +200,25 @@ impl Node {
     pub fn release(&self, pod: &str) -> anyhow::Result<()> {
         self.pod(pod)?.held.store(false, Ordering::Release);
         Ok(())
+    }
+
+    /// Has nothing come from a pod any more, as when its machine has lost its network: no reset, no answer.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn cut_off(&self, pod: &str) -> anyhow::Result<()> {
+        let ip = self.pod(pod)?.ip;
+        nft(&format!(
+            "table ip cut-off {{ chain pods {{ type filter hook prerouting priority -300; ip saddr {ip} drop; }}; }}\n"
+        ))
+    }
+
+    /// Ends what [`Node::cut_off`] did.
+    ///
+    /// # Errors
+    /// When no pod is cut off.
+    pub fn connect_again(&self) -> anyhow::Result<()> {
+        nft("delete table ip cut-off\n")
     }
 
     /// Runs `weft app call ARGUMENTS` in a pod's first container; what it printed, whatever its exit code.
@@ -309,6 +311,14 @@ impl Drop for Node {
     }
 }
 
+/// Changes the rules of the network that this thread is in, the node's.
+fn nft(rules: &str) -> anyhow::Result<()> {
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
+    nft.stdin.take().context("an input")?.write_all(rules.as_bytes())?;
+    ensure!(nft.wait()?.success(), "nft refused:\n{rules}");
+    Ok(())
+}
+
 /// A process beside those of a pod's first container.
 fn start(pod: &Pod, argv: &[String], stdio: [Stdio; 3]) -> anyhow::Result<std::process::Child> {
     let surroundings = pod.surroundings.get().context("the pod has not begun")?;
@@ -316,58 +326,12 @@ fn start(pod: &Pod, argv: &[String], stdio: [Stdio; 3]) -> anyhow::Result<std::p
     container::start(surroundings, &pod.object, first, argv, stdio)
 }
 
-/// Keeps `shared` as the API server has it, as long as the runtime lives.
-async fn watch(client: kube::Client, shared: Arc<Shared>, kind: &'static str, path: &'static str) {
-    loop {
-        if let Err(error) = follow(&client, &shared, kind, path).await {
-            complain(&shared, &format!("{kind}: {error:#}"));
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// Lists, and watches from there until the watch ends.
-async fn follow(client: &kube::Client, shared: &Shared, kind: &'static str, path: &str) -> anyhow::Result<()> {
-    let list: Value = client.request(http_request("GET", path, None)).await?;
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    shared.seen.change(|objects| {
-        objects.retain(|(of, _), _| *of != kind);
-        objects.extend(items.into_iter().map(|object| ((kind, path_of(&object)), object)));
-    });
-    let version = list["metadata"]["resourceVersion"].as_str().context("a version")?;
-    let request = http_request("GET", &format!("{path}?watch=true&resourceVersion={version}"), None);
-    let mut events = std::pin::pin!(client.request_events::<Value>(request).await?);
-    while let Some(event) = events.try_next().await? {
-        match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => shared.seen.change(|objects| {
-                objects.insert((kind, path_of(&object)), object);
-            }),
-            WatchEvent::Deleted(object) => shared.seen.change(|objects| {
-                objects.remove(&(kind, path_of(&object)));
-            }),
-            WatchEvent::Bookmark(_) => {}
-            WatchEvent::Error(status) => bail!("{status:?}"),
-        }
-    }
-    Ok(())
-}
-
-/// A problem that a test shows when it fails.
-fn complain(shared: &Shared, text: &str) {
-    lock(&shared.problems).insert(text.to_owned());
-}
-
-fn path_of(object: &Value) -> String {
-    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-    format!("{}/{}", text("namespace"), text("name"))
-}
-
 /// Does what is to be done whenever something has changed, until the node stops.
 fn run(api: &Api, shared: &Arc<Shared>, zone: &ArcSwap<dns::Zone>, programs: &Programs, directory: &Path) {
     let (mut seen, mut next, mut rules) = (0, 2_u32, String::new());
     let mut lives: Vec<JoinHandle<()>> = Vec::new();
     while !shared.stop.load(Ordering::Acquire) {
-        let version = shared.seen.version.load(Ordering::Acquire);
+        let version = shared.seen.version();
         let ended = lock(&shared.pods).values().any(|pod| pod.ended.load(Ordering::Acquire));
         if version == seen && !ended {
             std::thread::sleep(TICK);
@@ -375,11 +339,11 @@ fn run(api: &Api, shared: &Arc<Shared>, zone: &ArcSwap<dns::Zone>, programs: &Pr
         }
         seen = version;
         if let Err(error) = translate(api, shared, zone, &mut rules) {
-            complain(shared, &format!("{error:#}"));
+            shared.seen.complain(&format!("{error:#}"));
         }
         for object in shared.seen.of("pods") {
             if let Err(error) = take(api, shared, &object, programs, directory, &mut next, &mut lives) {
-                complain(shared, &format!("{}: {error:#}", path_of(&object)));
+                shared.seen.complain(&format!("{}: {error:#}", path_of(&object)));
             }
         }
         end_those_that_are_gone(shared);

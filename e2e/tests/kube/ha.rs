@@ -34,6 +34,19 @@ pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
             Ok((summary.failed == 0, format!("{}; {}", summary.said(), said.join("; "))))
         },
     );
+    rows.holds("kube-ha: a first call just after the caller's replica was killed", "200", || {
+        let victim = replica_with_sidecars(installed)?;
+        let pod = format!("{SYSTEM}/{victim}");
+        let moved = sidecars(installed, &victim)?;
+        ensure!(moved == SIDECARS, "only {moved} sidecars are connected to it");
+        installed.node.kill(&pod, "weft", true)?;
+        let began = Instant::now();
+        let code = installed.node.code(FRONTEND, &["http://catalog-v2/"])?;
+        let took = began.elapsed().as_secs_f64();
+        installed.node.release(&pod)?;
+        installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
+        Ok((code == "200", format!("{code} after {took:.1} s")))
+    });
     rows.holds("kube-ha: nothing unchanged was sent again", "0 resources but certificates", || {
         let load = installed.load()?;
         let victim = replica_with_sidecars(installed)?;
@@ -79,6 +92,30 @@ pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
     );
 }
 
+pub(crate) fn vanished(installed: &Installed, rows: &mut Scenarios) {
+    rows.holds(
+        "kube-ha: a replica that no word comes from any more is left under load",
+        "no failed request, all sidecars at the other one within 30 s",
+        || {
+            let load = installed.load()?;
+            let victim = replica_with_sidecars(installed)?;
+            let survivor = the_other(installed, &victim)?;
+            let moved = sidecars(installed, &victim)?;
+            installed.node.cut_off(&format!("{SYSTEM}/{victim}"))?;
+            let began = Instant::now();
+            let left = until("all sidecars are at the other replica", PATIENCE, || {
+                settled(installed, std::slice::from_ref(&survivor))
+            });
+            let took = began.elapsed().as_secs_f64();
+            installed.node.connect_again()?;
+            left?;
+            installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
+            let summary = load.stop()?;
+            Ok((summary.failed == 0 && took < 30.0, format!("{moved} moved within {took:.1} s; {}", summary.said())))
+        },
+    );
+}
+
 pub(crate) fn replaced(installed: &Installed, rows: &mut Scenarios) {
     rows.holds(
         "kube-ha: the Deployment is upgraded under load while a TrafficSplit changes",
@@ -114,6 +151,18 @@ pub(crate) fn replaced(installed: &Installed, rows: &mut Scenarios) {
             Ok((holds, format!("{}; {changes} changes; then {share:.1} % on v2 of 90", summary.said())))
         },
     );
+}
+
+/// The rights of the chart are enough for all that was seen.
+pub(crate) fn forbidden(installed: &Installed, rows: &mut Scenarios) {
+    rows.equal("kube-ha: nothing was forbidden to the replicas", "0 lines", {
+        let replicas = installed.node.pods(SYSTEM, CONTROL_PLANE);
+        let logs = replicas.iter().map(|pod| installed.node.log_of(&format!("{SYSTEM}/{pod}"), "weft"));
+        logs.collect::<anyhow::Result<String>>().map(|log| {
+            let refused = |line: &&str| line.contains("forbidden") || line.contains("may not");
+            format!("{} lines", log.lines().filter(refused).count())
+        })
+    });
 }
 
 pub(crate) fn without_an_api_server(installed: &mut Installed, rows: &mut Scenarios) {

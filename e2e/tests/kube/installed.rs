@@ -76,9 +76,9 @@ impl Installed {
         }))
     }
 
-    /// Constant calls of the catalog.
+    /// Constant calls of the catalog, of which some are always under way.
     pub(crate) fn load(&self) -> anyhow::Result<Load> {
-        self.node.load(FRONTEND, &["-c", "4", "--rate", "100", "http://catalog/"])
+        self.node.load(FRONTEND, &["-c", "8", "--rate", "150", "http://catalog/?delay=30ms"])
     }
 
     /// What a workload answered to one request.

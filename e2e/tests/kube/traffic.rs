@@ -35,9 +35,11 @@ fn run(line: &str) {
     scaled(&installed, &mut rows);
     rolled(&installed, &mut rows);
     ha::killed(&installed, &mut rows);
+    ha::vanished(&installed, &mut rows);
+    ha::forbidden(&installed, &mut rows);
     ha::replaced(&installed, &mut rows);
-    allowed(&installed, &mut rows);
     ha::without_an_api_server(&mut installed, &mut rows);
+    allowed(&installed, &mut rows);
     let log = installed.node.log("shop") + &installed.node.log(SYSTEM);
     finish(rows, || log);
 }
