@@ -4,6 +4,7 @@ mod access;
 mod change;
 mod encryption;
 mod footprint;
+mod site;
 mod split;
 
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ use serde_json::Value;
 
 use crate::mesh::Mesh;
 use crate::report::{Report, Row};
+
+pub use site::Site;
 
 /// How long certificates live while the checks run: short, so that they are renewed under load.
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(20);
@@ -31,8 +34,10 @@ pub struct Setting {
     pub timed: bool,
 }
 
-/// A check: what is expected, and what is seen.
-type Check = fn(&Mesh) -> anyhow::Result<Seen>;
+/// A check: its name, what is expected, and how it is seen.
+type Check<See> = (&'static str, &'static str, See);
+type OnSite = fn(&dyn Site) -> anyhow::Result<Seen>;
+type OnMesh = fn(&Mesh) -> anyhow::Result<Seen>;
 
 /// What was seen, and whether that is what was expected.
 struct Seen {
@@ -46,11 +51,10 @@ impl Seen {
     }
 }
 
-/// Every check, in the order in which they are run.
-const CHECKS: &[(&str, &str, Check)] = &[
+/// What holds of the shop wherever it stands, in the order in which it is run.
+const CORE: &[Check<OnSite>] = &[
     ("a call chain", "frontend, cart, inventory, ledger and catalog answer", call_chain),
     ("TLS between pods", "TLS 1.3 only, and the callee sees both SPIFFE IDs", encryption::identities),
-    ("bytes between pods", "the request is readable inside the pod and nowhere between pods", encryption::no_plaintext),
     ("a caller outside the mesh, strict", "refused, while the probes of all pods pass", encryption::strict),
     ("a caller outside the mesh, permissive", "served, and refused again after", encryption::permissive),
     ("a connection that is silent at first", "its request is served as any other", access::silent_at_first),
@@ -61,14 +65,19 @@ const CHECKS: &[(&str, &str, Check)] = &[
     ("TCP split 50/50", "50 % ± 2 of 400 connections on v2", split::tcp),
     ("weights changed under load", "no failed request; 50 % ± 3 on v2 after the last ACK", split::change),
     ("a pod added and removed under load", "no failed request", change::pods),
+    ("certificates rotated under load", "no failed request; every sidecar has a new one", encryption::rotation),
+];
+
+/// What is seen in the playground only.
+const PLAYGROUND: &[Check<OnMesh>] = &[
+    ("bytes between pods", "the request is readable inside the pod and nowhere between pods", encryption::no_plaintext),
     ("a broken document", "changes nothing, is reported with file, line and field", change::broken),
     ("the control plane killed and restarted under load", "no failed request; nothing unchanged sent", change::restart),
-    ("certificates rotated under load", "no failed request; every sidecar has a new one", encryption::rotation),
     ("a sidecar in a mesh of 500 more Services", "the same heap within 10 %", footprint::heap),
 ];
 
 /// What is measured in time, which says something of a release build on a quiet machine only.
-const TIMED: &[(&str, &str, Check)] =
+const TIMED: &[Check<OnMesh>] =
     &[("a first call to a new destination", "at most 20 ms, each of nine", footprint::first_call)];
 
 /// Runs the shop and every check; `progress` is told each row as it comes.
@@ -81,9 +90,9 @@ pub fn run(setting: Setting, mut progress: impl FnMut(&Row)) -> anyhow::Result<R
     let mesh = Mesh::start("examples/shop", setting.name, &setting.weft, setting.envoy, &arguments)?;
     let mut report = Report::default();
     let timed = if setting.timed { TIMED } else { &[] };
-    for (check, expected, see) in CHECKS.iter().chain(timed) {
-        let seen = see(&mesh).unwrap_or_else(|error| Seen::new(false, format!("{error:#}")));
-        let row = Row { check: (*check).into(), expected: (*expected).into(), observed: seen.observed, ok: seen.ok };
+    let core = CORE.iter().map(|(check, expected, see)| row(check, expected, see(&mesh)));
+    let own = PLAYGROUND.iter().chain(timed).map(|(check, expected, see)| row(check, expected, see(&mesh)));
+    for row in core.chain(own) {
         progress(&row);
         report.0.push(row);
     }
@@ -91,7 +100,18 @@ pub fn run(setting: Setting, mut progress: impl FnMut(&Row)) -> anyhow::Result<R
     Ok(report)
 }
 
-fn call_chain(mesh: &Mesh) -> anyhow::Result<Seen> {
+/// What holds of the shop wherever it stands.
+pub fn core(site: &dyn Site) -> Vec<Row> {
+    CORE.iter().map(|(check, expected, see)| row(check, expected, see(site))).collect()
+}
+
+/// What came of a check; one that cannot be made does not hold.
+fn row(check: &str, expected: &str, seen: anyhow::Result<Seen>) -> Row {
+    let seen = seen.unwrap_or_else(|error| Seen::new(false, format!("{error:#}")));
+    Row { check: check.into(), expected: expected.into(), observed: seen.observed, ok: seen.ok }
+}
+
+fn call_chain(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let body = mesh.call("shop/shell", &["http://frontend/"])?;
     let answer: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
     let mut names = Vec::new();

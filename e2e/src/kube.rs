@@ -11,6 +11,7 @@ mod network;
 mod node;
 mod objects;
 mod replica;
+mod shop;
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -37,6 +38,7 @@ pub use api::Api;
 pub use node::{Node, PATIENCE, Programs};
 pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
 pub use replica::{Replica, http};
+pub use shop::Shop;
 
 /// How long the server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(120);

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::Seen;
-use crate::mesh::{Mesh, repository};
+use super::{Seen, Site};
+use crate::mesh::repository;
 
 const INVENTORY: &str = "grpc://inventory.warehouse:9090";
 const LEDGER: &str = "tcp://ledger.warehouse:7000";
 
 /// The shell may call the frontend, and read the catalog; nothing else.
-pub(super) fn denied(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn denied(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let codes = [
         mesh.code("shop/shell", &["http://cart/"])?,
         mesh.code("shop/shell", &["-X", "POST", "http://catalog/"])?,
@@ -25,7 +25,7 @@ pub(super) fn denied(mesh: &Mesh) -> anyhow::Result<Seen> {
 }
 
 /// HTTP clients keep connections in store. One that says nothing for a while is HTTP all the same.
-pub(super) fn silent_at_first(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn silent_at_first(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let catalog = mesh.resolve("shop/shell", "catalog")?;
     let mut connection = mesh.dial("shop/shell", SocketAddr::new(catalog, 80))?;
     // The time is the subject: no condition stands for it.
@@ -38,7 +38,7 @@ pub(super) fn silent_at_first(mesh: &Mesh) -> anyhow::Result<Seen> {
 }
 
 /// And more, while a target says so.
-pub(super) fn allowed(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn allowed(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let read = mesh.code("shop/shell", &["http://catalog/"])?;
     let took = allow(mesh)?;
     let inventory = mesh.code("shop/shell", &[INVENTORY])?;
@@ -53,7 +53,7 @@ pub(super) fn allowed(mesh: &Mesh) -> anyhow::Result<Seen> {
 pub(super) const TARGETS: &str = "allow-shell.yaml";
 
 /// Puts [`TARGETS`] in force.
-pub(super) fn allow(mesh: &Mesh) -> anyhow::Result<Duration> {
+pub(super) fn allow(mesh: &dyn Site) -> anyhow::Result<Duration> {
     let path = repository().join("examples/shop-steps").join(TARGETS);
     mesh.write(TARGETS, &fs::read_to_string(&path).with_context(|| path.display().to_string())?)
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use weft::inspect::proto::{Proxy, ResourceType};
 
-use super::Seen;
+use super::{Seen, Site};
 use crate::mesh::{Mesh, PATIENCE, repository};
 use crate::until;
 
-pub(super) fn pods(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn pods(mesh: &dyn Site) -> anyhow::Result<Seen> {
     const FILE: &str = "catalog.yaml";
     let load = mesh.load("shop/shell", &["-c", "10", "--rate", "300", "http://catalog/"])?;
     let one = mesh.read(FILE)?;

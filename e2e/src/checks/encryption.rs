@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 
-use super::{CERTIFICATE_LIFETIME, Seen};
+use super::{CERTIFICATE_LIFETIME, Seen, Site};
 use crate::mesh::{Mesh, selector};
 use crate::until;
 
-pub(super) fn identities(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn identities(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let body = mesh.call("shop/shell", &["http://frontend/"])?;
     let answer: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
     let header = answer["headers"]["x-forwarded-client-cert"].as_str().unwrap_or_default().to_owned();
@@ -78,19 +78,18 @@ fn capture(mesh: &Mesh, interface: &str) -> anyhow::Result<Vec<u8>> {
     if bytes.is_empty() { Err(anyhow!("tcpdump captured nothing: {said}")) } else { Ok(bytes) }
 }
 
-pub(super) fn strict(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn strict(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let http = mesh.code("outside/stranger", &["http://frontend.shop/"])?;
     let tcp = mesh.code("outside/stranger", &["tcp://ledger.warehouse:7000"])?;
-    let pods = mesh.client().status()?.pods;
-    let ready = pods.iter().filter(|pod| pod.ready).count();
-    let ok = http == "403" && tcp == "closed" && ready == pods.len();
-    Ok(Seen::new(ok, format!("HTTP {http}, TCP {tcp}; {ready} of {} pods ready", pods.len())))
+    let (ready, pods) = mesh.ready_pods()?;
+    let ok = http == "403" && tcp == "closed" && ready == pods;
+    Ok(Seen::new(ok, format!("HTTP {http}, TCP {tcp}; {ready} of {pods} pods ready")))
 }
 
-pub(super) fn permissive(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn permissive(mesh: &dyn Site) -> anyhow::Result<Seen> {
     const FILE: &str = "mesh.yaml";
     let before = mesh.read(FILE)?;
-    mesh.edit(FILE, |text| {
+    mesh.edit(FILE, &|text| {
         text.replace("mode: Strict", "mode: Permissive").replace("mode: Enforce", "mode: Permissive")
     })?;
     let open = [
@@ -103,7 +102,7 @@ pub(super) fn permissive(mesh: &Mesh) -> anyhow::Result<Seen> {
     Ok(Seen::new(open == ["200", "ok", "200"] && after == "403", format!("{}, then {after}", open.join(", "))))
 }
 
-pub(super) fn rotation(mesh: &Mesh) -> anyhow::Result<Seen> {
+pub(super) fn rotation(mesh: &dyn Site) -> anyhow::Result<Seen> {
     let pods = ["shop/shell", "shop/deploy/frontend", "shop/deploy/cart", "warehouse/deploy/inventory-v1"];
     let load = mesh.load("shop/shell", &["-c", "5", "--rate", "100", "http://frontend/"])?;
     let before = pods.iter().map(|pod| serial(mesh, pod)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -118,7 +117,7 @@ pub(super) fn rotation(mesh: &Mesh) -> anyhow::Result<Seen> {
 }
 
 /// The serial number of the certificate that a sidecar uses.
-fn serial(mesh: &Mesh, pod: &str) -> anyhow::Result<String> {
+fn serial(mesh: &dyn Site, pod: &str) -> anyhow::Result<String> {
     let certificates: Value = serde_json::from_str(&mesh.admin(pod, "/certs")?)?;
     let own = certificates["certificates"].as_array().into_iter().flatten();
     let serials = own.flat_map(|entry| entry["cert_chain"].as_array().into_iter().flatten());

@@ -66,6 +66,17 @@ impl Api {
         }
     }
 
+    /// Deletes an object as it was written.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn remove(&self, object: &Value) -> anyhow::Result<()> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (plural, namespaced) = objects::resource(text("/kind"));
+        let namespace = if namespaced { text("/metadata/namespace") } else { "" };
+        self.delete(text("/apiVersion"), &plural, namespace, text("/metadata/name"))
+    }
+
     /// An object; `None` when there is none.
     ///
     /// # Errors

@@ -38,7 +38,8 @@ use weft::local::cluster::{dns, service_proxy};
 use weft::local::node::{DNS_IP, NODE_IP};
 
 use self::life::Life;
-use self::pod::{Pod, lock};
+use self::pod::Pod;
+pub(crate) use self::pod::lock;
 use self::watched::{Watched, path_of, watch};
 use super::{Api, Kubernetes, http_request, network, objects};
 use crate::load::{Load, Summary};
@@ -147,6 +148,27 @@ impl Node {
                 false => Ok(Err(format!("{} of {all} are ready\n{}", ready.len(), self.log(namespace)))),
             }
         })
+    }
+
+    /// As [`Node::wait_for`], of a Deployment.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn wait_for_workload(&self, namespace: &str, deployment: &str, count: usize) -> anyhow::Result<()> {
+        let begins = format!("{deployment}-");
+        until(&format!("{count} pods of {namespace}/{deployment}"), PATIENCE, || {
+            let pods = lock(&self.shared.pods);
+            let of = || pods.values().filter(|pod| pod.namespace() == namespace && pod.name().starts_with(&begins));
+            let (ready, all) = (of().filter(|pod| pod.ready.load(Ordering::Acquire)).count(), of().count());
+            Ok(if (ready, all) == (count, count) { Ok(()) } else { Err(format!("{ready} of {all} are ready")) })
+        })
+    }
+
+    /// How many pods of all namespaces but one are ready, of how many.
+    pub fn ready_outside(&self, namespace: &str) -> (usize, usize) {
+        let pods = lock(&self.shared.pods);
+        let others = || pods.values().filter(|pod| pod.namespace() != namespace);
+        (others().filter(|pod| pod.ready.load(Ordering::Acquire)).count(), others().count())
     }
 
     /// The end of all logs of the pods of a namespace.
@@ -273,10 +295,28 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub fn admin(&self, pod: &str, path: &str) -> anyhow::Result<String> {
+        get(self.dial(pod, SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)))?, path)
+            .with_context(|| format!("{pod} {path}"))
+    }
+
+    /// A connection from inside a pod.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn dial(&self, pod: &str, to: SocketAddr) -> anyhow::Result<TcpStream> {
         let pod = self.pod(pod)?;
         let network = &pod.surroundings.get().context("the pod has not begun")?.network;
-        let socket = network.inside(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, 15000))?))?;
-        get(socket, path).with_context(|| format!("{} {path}", pod.name()))
+        network.inside(|| Ok(TcpStream::connect(to)?))
+    }
+
+    /// The address that a name stands for in a pod.
+    ///
+    /// # Errors
+    /// When it stands for none.
+    pub fn resolve(&self, pod: &str, name: &str) -> anyhow::Result<IpAddr> {
+        let text = self.output(pod, &["getent", "ahostsv4", name].map(str::to_owned))?;
+        let address = text.split_whitespace().next().with_context(|| format!("{name} in {pod}"))?;
+        Ok(address.parse()?)
     }
 
     fn output(&self, pod: &str, argv: &[String]) -> anyhow::Result<String> {
@@ -287,9 +327,10 @@ impl Node {
         Ok(out + &err)
     }
 
-    /// `NAMESPACE/POD`, where POD may be the beginning of the name of a pod that is ready.
+    /// `NAMESPACE/POD`, where POD may be the beginning of the name of a pod that is ready, or `deploy/NAME`.
     fn pod(&self, pod: &str) -> anyhow::Result<Arc<Pod>> {
         let (namespace, name) = pod.split_once('/').context("NAMESPACE/POD")?;
+        let name = &name.strip_prefix("deploy/").map_or_else(|| name.to_owned(), |deployment| format!("{deployment}-"));
         let pods = lock(&self.shared.pods);
         let exact = pods.values().find(|pod| pod.namespace() == namespace && pod.name() == name);
         let begins = || {

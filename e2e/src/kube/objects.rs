@@ -15,7 +15,7 @@ pub(super) fn path(api_version: &str, plural: &str, namespace: &str, name: &str)
 }
 
 /// The plural of a kind, and whether it is in a namespace.
-fn resource(kind: &str) -> (String, bool) {
+pub(super) fn resource(kind: &str) -> (String, bool) {
     let cluster = matches!(
         kind,
         "Namespace" | "Node" | "MeshConfig" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition"

@@ -27,18 +27,24 @@ pub(crate) struct Installed {
 impl Installed {
     /// Installs both, with sidecars of this version of Envoy, and waits until all pods are ready.
     pub(crate) fn start(version: &str) -> anyhow::Result<Self> {
+        let installed = Self::without_a_shop(version, &[])?;
+        installed.kubernetes.apply(&file("shop.yaml"))?;
+        for (app, count) in [("frontend", 1), ("catalog", 2)] {
+            installed.node.wait_for("shop", ("app", app), count)?;
+        }
+        installed.node.wait_for("plain", ("app", "stranger"), 1)?;
+        Ok(installed)
+    }
+
+    /// Installs Weft alone, with these values of the chart.
+    pub(crate) fn without_a_shop(version: &str, values: &[&str]) -> anyhow::Result<Self> {
         let kubernetes = Kubernetes::start_for_a_node()?;
         let programs = Programs { weft: weft_beside_tests()?, envoy: envoy(version)? };
         let node = Node::start(&kubernetes, programs)?;
         let installed = Self { node, kubernetes };
-        installed.helm(&[
-            "install",
-            "weft",
-            "helm/weft",
-            "--create-namespace",
-            "--set",
-            "controlPlane.logFormat=text",
-        ])?;
+        let values = ["controlPlane.logFormat=text"].iter().chain(values).flat_map(|value| ["--set", value]);
+        let install = ["install", "weft", "helm/weft", "--create-namespace"].into_iter().chain(values);
+        installed.helm(&install.collect::<Vec<_>>())?;
         installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
         installed.node.wait_for(SYSTEM, WEBHOOK, 2)?;
         until("the API server believes the injector", PATIENCE, || {
@@ -47,11 +53,6 @@ impl Installed {
             let bundle = found.context("the injector")?["webhooks"][0]["clientConfig"]["caBundle"].clone();
             Ok(if bundle.is_string() { Ok(()) } else { Err(bundle.to_string()) })
         })?;
-        installed.kubernetes.apply(&file("shop.yaml"))?;
-        for (app, count) in [("frontend", 1), ("catalog", 2)] {
-            installed.node.wait_for("shop", ("app", app), count)?;
-        }
-        installed.node.wait_for("plain", ("app", "stranger"), 1)?;
         Ok(installed)
     }
 

@@ -8,6 +8,7 @@ mod ha;
 mod installed;
 mod rights;
 mod root;
+mod shop;
 mod sidecar;
 mod source;
 mod status;
