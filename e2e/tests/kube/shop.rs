@@ -10,13 +10,22 @@ use crate::installed::Installed;
 
 #[test]
 fn the_shop_of_the_playground_holds_on_an_api_server() {
-    let version = pinned_version("default").expect("a version");
+    run("default");
+}
+
+#[test]
+fn the_shop_of_the_playground_with_the_oldest_envoy_holds_on_an_api_server() {
+    run("oldest");
+}
+
+fn run(line: &str) {
+    let version = pinned_version(line).expect("a version");
     let lifetime = format!("controlPlane.extraArgs={{--certificate-lifetime={}s}}", CERTIFICATE_LIFETIME.as_secs());
     let values = [lifetime.as_str(), "injection.concurrency=1"];
     let installed = Installed::without_a_shop(&version, &values).unwrap_or_else(|error| panic!("{error:#}"));
     let shop = Shop::open(&installed.kubernetes, &installed.node, "examples/shop");
     let shop = shop.unwrap_or_else(|error| panic!("{error:#}"));
-    let mut rows = Scenarios::with("shop-default", &version, installed.node.traffic());
+    let mut rows = Scenarios::with(&format!("shop-{line}"), &version, installed.node.traffic());
     for row in core(&shop) {
         rows.holds(&format!("kube-shop: {}", row.check), &row.expected, || Ok((row.ok, row.observed.clone())));
     }
