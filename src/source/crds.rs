@@ -50,7 +50,10 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 
 /// All of them as YAML documents.
 pub fn to_yaml() -> String {
-    let documents = all().iter().filter_map(|crd| serde_saphyr::to_string(&serde_json::to_value(crd).ok()?).ok()).collect::<Vec<_>>();
+    let documents = all()
+        .iter()
+        .filter_map(|crd| serde_saphyr::to_string(&serde_json::to_value(crd).ok()?).ok())
+        .collect::<Vec<_>>();
     format!("# Made by `weft crds`; do not edit.\n{}", documents.join("---\n"))
 }
 
