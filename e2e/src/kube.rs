@@ -6,6 +6,7 @@
 //!
 //! `WEFT_KUBECONFIG` names another cluster to use in its place; what stops the server or its etcd fails there.
 
+mod controllers;
 mod objects;
 mod replica;
 

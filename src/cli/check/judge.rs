@@ -278,7 +278,7 @@ fn control_plane(facts: &After) -> Vec<Finding> {
         let of = format!("Deployment {}/{name}", facts.namespace);
         match deployment {
             Err(error) => found.push(unread(&of, error)),
-            Ok(None) => found.push(failed(format!("{of} is missing"), "install Weft: helm install (docs/install.md)")),
+            Ok(None) => found.push(failed(format!("{of} is missing"), "install Weft: weft install (docs/install.md)")),
             Ok(Some(deployment)) => {
                 let wanted = deployment.spec.replicas.unwrap_or(1);
                 let are = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();

@@ -22,6 +22,7 @@ use anyhow::Context as _;
 
 use super::api_server::ApiServer;
 use super::check::{Finding, Outcome, facts, judge};
+use super::logging;
 use super::output::{self, Format};
 use crate::duration::HumanDuration;
 use crate::kubernetes::Cluster;
@@ -98,7 +99,7 @@ async fn install(args: &Args) -> anyhow::Result<ExitCode> {
     let cluster = args.server.connect(&args.namespace).await?;
     let mut told = Told::new(args.output, args.dry_run);
 
-    let (findings, version, release) = before(args, &helm, &cluster).await?;
+    let (findings, version, release) = unless_stopped(before(args, &helm, &cluster)).await?;
     told.say("before", judge_before(&findings))?;
     if findings.iter().any(|finding| finding.outcome == Outcome::Failed) {
         told.say("stopped", "nothing was changed")?;
@@ -110,25 +111,35 @@ async fn install(args: &Args) -> anyhow::Result<ExitCode> {
     let directory = directory.context("cannot make a directory for the chart")?;
     let chart = directory.path().join("weft");
     chart::write(&chart).context("cannot write the chart")?;
-    let values = Values::gather(&args.values, &helm, release.found.as_ref(), directory.path()).await?;
+    let values = Values::gather(&args.values, &helm, release.found.as_ref(), directory.path());
+    let values = unless_stopped(values).await?;
     if !values.kept.is_empty() {
         let kept = Vec::from_iter(values.kept.iter().map(String::as_str));
         told.say("values", format!("kept as they were set before: {}", judge::named(&kept)))?;
     }
     let steps = steps::Steps { helm: &helm, cluster: &cluster, chart: &chart, values: &values, release: &release.name };
-    let rendered = steps.rendered(version).await?;
+    let rendered = unless_stopped(steps.rendered(version)).await?;
     if args.dry_run {
         output::print(&(definitions::to_yaml(&args.namespace)? + &rendered))?;
         return Ok(ExitCode::SUCCESS);
     }
-    told.say("definitions", definitions::apply(&cluster.client(), &args.namespace).await?)?;
+    told.say("definitions", unless_stopped(definitions::apply(&cluster.client(), &args.namespace)).await?)?;
     steps.installed(args.timeout.0, &mut told).await?;
     let after = Release::find(&helm, &release.name, &args.namespace).await?;
     if let Some(Release { name, revision, version, status, .. }) = &after {
         told.say("release", format!("{name}, revision {revision}, Weft {version}, {status}"))?;
     }
-    let findings = steps.settled(&mut told).await?;
+    told.say("check", "waiting until the control plane has made itself known")?;
+    let findings = unless_stopped(steps.settled()).await?;
     told.end(after, &findings)
+}
+
+/// Does what can be given up at any time. An end by a signal itself would leave the directory with the values behind.
+async fn unless_stopped<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = logging::stop_requested() => anyhow::bail!("stopped"),
+    }
 }
 
 /// The release that is or will be.

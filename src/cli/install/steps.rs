@@ -99,8 +99,7 @@ impl Steps<'_> {
     ///
     /// # Errors
     /// When the API server no longer answers.
-    pub(super) async fn settled(&self, told: &mut Told) -> anyhow::Result<Vec<Finding>> {
-        told.say("check", "waiting until the control plane has made itself known")?;
+    pub(super) async fn settled(&self) -> anyhow::Result<Vec<Finding>> {
         let end = Instant::now() + SETTLING;
         loop {
             let version = facts::server_version(self.cluster).await.context("the API server does not answer")?;
