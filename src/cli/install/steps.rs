@@ -57,8 +57,9 @@ impl Steps<'_> {
         let mut arguments: Vec<OsString> = vec!["upgrade".into(), "--install".into(), self.release.into()];
         arguments.extend([helm::path(self.chart), "--namespace".into(), namespace.into()]);
         // What was set before is among the values.
-        let rest = ["--create-namespace", "--reset-values", "--wait", "--timeout"].map(OsString::from);
-        arguments.extend(rest);
+        arguments.extend(["--create-namespace", "--reset-values"].map(OsString::from));
+        // They are there; Helm 4 would apply them as well, and see a conflict in what the control plane has written.
+        arguments.extend(["--skip-crds", "--wait", "--timeout"].map(OsString::from));
         arguments.push(format!("{}s", timeout.as_secs()).into());
         arguments.extend(self.values.arguments.iter().cloned());
         told.say("install", format!("helm upgrade --install {}, and waiting for its pods", self.release))?;

@@ -96,7 +96,7 @@ async fn uninstall(args: &Args) -> anyhow::Result<ExitCode> {
     let kubectl = format!("kubectl{}", args.server.typed("--context"));
     if steps.is_empty() {
         output::print(&format!("There is no Weft in {}: nothing to do.\n", args.namespace))?;
-        let left = if facts.is_clean() { Vec::new() } else { plan::left(&facts, &kubectl, extent) };
+        let left = if facts.is_clean() { Vec::new() } else { plan::left(&facts, &kubectl) };
         output::print(&lines("What was left on purpose, and what removes it:", &left))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -112,7 +112,8 @@ async fn uninstall(args: &Args) -> anyhow::Result<ExitCode> {
         let (what, told) = plan::told(step);
         output::print(&format!("{what}: {told}\n"))?;
     }
-    output::print(&lines("\nWhat is left on purpose, and what removes it:", &plan::left(&facts, &kubectl, extent)))?;
+    let facts = facts::read(&act.client, &args.namespace, None).await?;
+    output::print(&lines("\nWhat is left on purpose, and what removes it:", &plan::left(&facts, &kubectl)))?;
     Ok(ExitCode::SUCCESS)
 }
 

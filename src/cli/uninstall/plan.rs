@@ -181,19 +181,22 @@ fn commands(facts: &Facts, kubectl: &str) -> Vec<String> {
     commands
 }
 
-/// What stays on purpose, and how to remove it.
-pub(super) fn left(facts: &Facts, kubectl: &str, extent: Extent) -> Vec<String> {
+/// What has stayed on purpose, and how to remove it.
+pub(super) fn left(facts: &Facts, kubectl: &str) -> Vec<String> {
     let mut said = Vec::new();
     let of = |kind: Kind, name: &str| facts.there.contains(&Object::new(kind, &facts.namespace, name));
-    if extent < Extent::Definitions && !facts.definitions.is_empty() {
-        let objects = facts.definitions.values().filter_map(|count| count.as_ref().ok()).sum::<usize>();
+    if !facts.definitions.is_empty() {
+        let objects = match facts.definitions.values().filter_map(|count| count.as_ref().ok()).sum::<usize>() {
+            1 => "1 object".to_owned(),
+            objects => format!("{objects} objects"),
+        };
         said.push(format!(
-            "{} CustomResourceDefinitions with {objects} objects, until Weft is back in their newest version only: \
+            "{} CustomResourceDefinitions with {objects}, until Weft is back in their newest version only: \
              weft uninstall --crds",
             facts.definitions.len()
         ));
     }
-    if extent < Extent::Everything && of(Kind::Secret, root_secret::NAME) {
+    if of(Kind::Secret, root_secret::NAME) {
         said.push(format!(
             "Secret {}/{}, the mesh's root, which the next installation takes up: weft uninstall --purge",
             facts.namespace,
