@@ -74,15 +74,10 @@ impl Steps<'_> {
                 done = &mut done => break done.context("cannot run Helm")?,
                 // Helm marks the release as failed and ends.
                 () = &mut stop, if !stopped => { stopped = true; end(process); }
-                _ = looks.tick() => {
-                    let now = progress::readiness(&client, namespace).await.unwrap_or_default();
-                    if !now.is_empty() && now != last {
-                        told.say("ready", now.clone())?;
-                        last = now;
-                    }
-                }
+                _ = looks.tick() => last = self.ready(last, told).await?,
             }
         };
+        self.ready(last, told).await?;
         anyhow::ensure!(!stopped, "stopped; the release is as far as Helm came: `weft install` goes on from there");
         match helm::printed("Helm could not install the chart", &done) {
             Ok(_) => Ok(()),
@@ -94,6 +89,16 @@ impl Steps<'_> {
                 )))
             }
         }
+    }
+
+    /// Tells how many pods are ready, unless that was told last.
+    async fn ready(&self, last: String, told: &mut Told) -> anyhow::Result<String> {
+        let now = progress::readiness(&self.cluster.client(), self.cluster.namespace()).await.unwrap_or_default();
+        if now.is_empty() || now == last {
+            return Ok(last);
+        }
+        told.say("ready", now.clone())?;
+        Ok(now)
     }
 
     /// What `weft check` says, when the control plane has had the time to do what it does first.
