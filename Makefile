@@ -1,6 +1,6 @@
 # What to run. `make demo` and `make up` are the two to begin with.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench setup-all demo up test e2e e2e-kube soak lint fuzz bench
+.PHONY: help setup setup-bench setup-all demo up test e2e e2e-kube soak lint fuzz bench bench-kube
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,3 +67,8 @@ bench: setup-bench ## Measure each stage of a change by mesh size, the way to 20
 	target/release/footprint
 	target/release/dataplane
 	target/release/xds --seconds 300
+
+bench-kube: ## Measure a control plane on a real API server with 1,000 Services, 10,000 Pods and 1,000 fake sidecars (Go needed)
+	@e2e/scripts/kubernetes
+	cargo build --release --locked --bin weft
+	cargo run --release --locked --package weft-e2e --features kube --bin kube

@@ -3,6 +3,7 @@
 //! the clusters that it knows.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub struct PodAddress {
     pub key: PodKey,
     /// What it proves; `None` without a sidecar.
     pub identity: Option<SpiffeId>,
+    /// Ports at which it is called past its sidecar.
+    pub direct_ports: BTreeSet<u16>,
     /// What it is an instance of.
     pub workload: Workload,
 }
@@ -49,7 +52,8 @@ impl Fallback for Addresses {
         let address = names::parse_destination(name)?;
         let (ip, port) = (address.ip(), address.port());
         if let Some(pod) = self.pods.get(&ip) {
-            let endpoint = cluster::at(address, pod.identity.clone(), pod.workload.clone());
+            let identity = pod.identity.clone().filter(|_| !pod.direct_ports.contains(&port));
+            let endpoint = cluster::at(address, identity, pod.workload.clone());
             let stat_name = names::address_stat_name("pod", ip, port);
             let sni = format!("{port}.{}.{}.pod.cluster.local", pod.key.name, pod.key.namespace);
             let mut message = cluster::pod(name.as_str(), stat_name, sni, &endpoint, &self.trust_domain);

@@ -81,6 +81,7 @@ pub(crate) fn pod(key: &str, ip: &str) -> Pod {
         upstreams: BTreeSet::new(),
         sampling: None,
         access_log: None,
+        direct_ports: BTreeSet::new(),
         mtls: PodMtls::default(),
     }
 }

@@ -153,6 +153,8 @@ pub struct Pod {
     pub sampling: Option<Sampling>,
     /// The annotation `weft.dev/access-log`, which overrides the namespace's.
     pub access_log: Option<AccessLogMode>,
+    /// The annotation `weft.dev/exclude-inbound-ports`: ports at which it is called past its sidecar, so without mTLS.
+    pub direct_ports: BTreeSet<u16>,
     /// What it says of mTLS for itself, which is more specific than what its namespace and the mesh say.
     pub mtls: PodMtls,
 }

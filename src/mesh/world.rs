@@ -534,11 +534,12 @@ fn is_the_same_endpoint(old: &Pod, new: &Pod) -> bool {
         upstreams: _,
         sampling: _,
         access_log: _,
+        direct_ports,
         mtls: _,
     } = old;
     (ips, labels, account, workload, meshed, ports)
         == (&new.ips, &new.labels, &new.account, &new.workload, &new.meshed, &new.ports)
-        && (host_network, terminating) == (&new.host_network, &new.terminating)
+        && (host_network, terminating, direct_ports) == (&new.host_network, &new.terminating, &new.direct_ports)
 }
 
 #[cfg(test)]

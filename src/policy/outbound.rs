@@ -318,10 +318,11 @@ fn endpoints(world: &World, service: &Service, port: &ServicePort, zones: Option
 }
 
 fn endpoint_plan(world: &World, address: SocketAddr, pod: Option<&Pod>, zone: Option<Arc<str>>) -> EndpointPlan {
-    EndpointPlan { address, identity: pod.and_then(|pod| identity(world, pod)), workload: pod.map(Workload::of), zone }
+    let identity = pod.filter(|pod| !pod.direct_ports.contains(&address.port())).and_then(|pod| identity(world, pod));
+    EndpointPlan { address, identity, workload: pod.map(Workload::of), zone }
 }
 
-/// The identity that a pod proves, or `None` if no sidecar stands before it.
+/// The identity that a pod proves, or `None` if no sidecar stands before it. None stands before its `direct_ports`.
 pub fn identity(world: &World, pod: &Pod) -> Option<SpiffeId> {
     (pod.meshed && !pod.host_network).then(|| SpiffeId::new(world.config().trust_domain.clone(), pod.account.clone()))
 }

@@ -191,6 +191,10 @@ impl Snapshot {
                 DiffItem::Update { new: (name, _), .. } => name.clone(),
             }));
         }
+        let hosts = self.fallback_since(base).filter(|_| kind == ResourceType::Cluster);
+        if hosts.is_none() && base.views.ptr_eq(&self.views) {
+            return names; // as after most changes: no view is any different
+        }
         let (old, new) = (base.views.get(proxy), self.views.get(proxy));
         let known = old.is_some() && new.is_some();
         if !matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new)) {
@@ -203,7 +207,6 @@ impl Snapshot {
                 names.extend(self.wildcard(proxy, kind));
             }
         }
-        let hosts = self.fallback_since(base).filter(|_| kind == ResourceType::Cluster);
         if let (Some(hosts), Some(Pushed::Only(only))) = (&hosts, new.map(|view| &view.pushed)) {
             names.extend(only.iter().filter(|name| hosts.contain(name)).cloned());
         }

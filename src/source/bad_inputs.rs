@@ -273,6 +273,13 @@ const KUBERNETES: &[Case] = &[
         "PORT=strict",
     ),
     warning(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: x\n  annotations:\n    weft.dev/exclude-inbound-ports: '8080, metrics'\nspec: {containers: [{name: a, image: a}]}\n",
+        6,
+        "metadata.annotations.weft.dev/exclude-inbound-ports",
+        "`metrics` is left out",
+        "port numbers",
+    ),
+    warning(
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  labels:\n    weft.dev/inject: 'true'\n",
         6,
         "metadata.labels.weft.dev/inject",

@@ -33,7 +33,7 @@ mod stream;
 pub mod subscription;
 #[cfg(test)]
 mod testing;
-mod wire;
+pub mod wire;
 
 pub use admission::Limits;
 pub use registry::Registry;

@@ -7,6 +7,7 @@
 //!  time     ─┘
 //! ```
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
@@ -17,6 +18,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use futures::FutureExt;
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -130,8 +133,13 @@ async fn run<R: Request + Message + Default>(
     mut requests: Requests<R>,
     responses: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
-    let mut secrets = shared.secrets.changes();
+    // What is waited for all the time is made once, and so enters its list of those who wait once.
+    let mut shutdown = pin!(shared.shutdown.cancelled());
+    let mut drained = pin!(place.drain.cancelled());
+    let mut secrets = WatchStream::from_changes(shared.secrets.changes());
     let mut secrets_live = true;
+    let mut timer = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
+    let mut armed = None; // the deadline that the timer is set to
     // What a client claims to have is compared with what there is; whatever changes meanwhile comes by `take_stock`.
     if let Some(snapshot) = registration.served() {
         lock(session).publish(snapshot);
@@ -147,8 +155,12 @@ async fn run<R: Request + Message + Default>(
             return Ok(()); // nothing is on its way
         }
         let deadline = lock(session).deadline(Instant::now());
+        if deadline != armed {
+            armed = deadline;
+            armed.into_iter().for_each(|at| timer.as_mut().reset(at.into()));
+        }
         tokio::select! {
-            () = shared.shutdown.cancelled() => return Err(draining()),
+            () = &mut shutdown => return Err(draining()),
             room = responses.reserve(), if more => {
                 let Ok(room) = room else { return Ok(()) }; // the client went away
                 let turn = if new { shared.admission.turn().await } else { None };
@@ -179,12 +191,12 @@ async fn run<R: Request + Message + Default>(
                 }
             }
             () = registration.woken() => {}
-            changed = secrets.changed(), if secrets_live => match changed {
-                Ok(()) => lock(session).secrets_changed(),
-                Err(_) => secrets_live = false,
+            changed = secrets.next(), if secrets_live => match changed {
+                Some(_) => lock(session).secrets_changed(),
+                None => secrets_live = false,
             },
-            () = sleep_until(deadline) => {}
-            () = place.drain.cancelled(), if leave_by.is_none() => {
+            () = &mut timer, if armed.is_some() => armed = None,
+            () = &mut drained, if leave_by.is_none() => {
                 leave_by = Some((tokio::time::Instant::now() + shared.limits.grace).into_std());
             }
             () = sleep_until(leave_by) => return Ok(()),

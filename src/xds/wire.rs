@@ -55,7 +55,7 @@ struct DiscoveryResponse {
 }
 
 /// Encodes `response` as the message of `protocol`, in one piece with the prefix that gRPC puts before it.
-pub(crate) fn encode(protocol: Protocol, response: &Response) -> Bytes {
+pub fn encode(protocol: Protocol, response: &Response) -> Bytes {
     let type_url = &*response.type_url;
     let any = |body: &Bytes| Any { type_url: type_url.to_owned(), value: body.clone() };
     match protocol {

@@ -102,6 +102,7 @@ pub fn pod(number: usize, replica: usize) -> Pod {
         upstreams: BTreeSet::new(),
         sampling: None,
         access_log: None,
+        direct_ports: BTreeSet::new(),
         mtls: weft::mesh::object::PodMtls::default(),
     }
 }

@@ -7,7 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rustls::pki_types::ServerName;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring;
+use rustls::crypto::ring::cipher_suite::{
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -29,7 +37,27 @@ pub struct Target {
     /// The same, as HTTP's authority.
     pub authority: String,
     /// Trusts the server's root. Sessions are not resumed: each sidecar is a process of its own.
-    pub tls: Arc<rustls::ClientConfig>,
+    pub tls: Arc<ClientConfig>,
+}
+
+impl Target {
+    /// A server at `address` whose certificate says `name` and comes from this root (PEM).
+    pub fn new(address: SocketAddr, name: &str, root: &[u8]) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root)?)?;
+        let tls = ClientConfig::builder_with_provider(Arc::new(as_envoy_offers())).with_protocol_versions(&[&TLS13])?;
+        let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.resumption = rustls::client::Resumption::disabled();
+        let (name, authority) = (ServerName::try_from(name.to_owned())?, name.to_owned());
+        Ok(Self { address, name, authority, tls: Arc::new(tls) })
+    }
+}
+
+/// Envoy's TLS library offers AES with 128 bits before 256 where the CPU has AES; servers follow, or prefer the same.
+fn as_envoy_offers() -> CryptoProvider {
+    let cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    CryptoProvider { cipher_suites, ..ring::default_provider() }
 }
 
 /// What all sidecars share.

@@ -6,15 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring;
-use rustls::crypto::ring::cipher_suite::{
-    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore};
 use weft::ca::Clock;
 use weft::ca::token::TokenSigner;
 use weft::mesh::ServiceAccountKey;
@@ -61,12 +52,6 @@ pub struct Server {
     signer: TokenSigner,
     /// Its files.
     _directory: tempfile::TempDir,
-}
-
-/// Envoy's TLS library offers AES with 128 bits before 256 where the CPU has AES; servers follow, or prefer the same.
-fn as_envoy_offers() -> CryptoProvider {
-    let cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
-    CryptoProvider { cipher_suites, ..ring::default_provider() }
 }
 
 /// The name in the Go server's certificate.
@@ -116,14 +101,7 @@ impl Server {
         let log = path.join("server.log");
         let mut process = start(&program, &arguments, &log)?;
         ready(kind, &mut process, control).await.with_context(|| tail(&log))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(root)?)?;
-        let tls = ClientConfig::builder_with_provider(Arc::new(as_envoy_offers())).with_protocol_versions(&[&TLS13])?;
-        let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        tls.resumption = rustls::client::Resumption::disabled();
-        let target =
-            Target { address: xds, name: ServerName::try_from(name)?, authority: name.to_owned(), tls: Arc::new(tls) };
+        let target = Target::new(xds, name, &std::fs::read(root)?)?;
         Ok(Self { kind, program, arguments, log, control, process, target, mesh, signer, _directory: directory })
     }
 

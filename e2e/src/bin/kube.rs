@@ -1,20 +1,26 @@
-//! What a control plane takes to read a large cluster from a real API server, and to hold it: target/bench/kube.json.
+//! What a control plane takes to read a large cluster from a real API server, to hold it, and to bring a change from the
+//! API server to many sidecars: target/bench/kube.json.
 //!
 //! ```text
-//!  kube [--services 1000] [--pods 10000] [--weft target/release/weft]
+//!  kube [--services 1000] [--pods 10000] [--proxies 1000] [--changes 50] [--weft target/release/weft]
 //! ```
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weft_e2e::kube::{Kubernetes, Replica, endpoint_slice, meshed_pod, namespace, service};
 use weft_e2e::mesh::repository;
 use weft_e2e::until;
+use weft_load::fleet::{Fleet, Target};
+use weft_load::report::percentile;
+use weft_load::sidecar::Persona;
+use weft_load::stream::Command;
 
 /// Services of one namespace.
 const IN_NAMESPACE: usize = 100;
@@ -31,25 +37,42 @@ struct Measured {
     memory_mib: f64,
     /// Resident, after everything was listed once more.
     memory_after_a_relist_mib: f64,
+    /// Sidecars that connect, each with the token of a pod of its own, and hold all endpoints.
+    proxies: usize,
+    /// From the moment before an EndpointSlice is written to the API server until the last of them has acknowledged it.
+    change_p50_ms: f64,
+    change_p99_ms: f64,
+    changes: usize,
+    /// Resident, with all of them connected.
+    memory_with_proxies_mib: f64,
 }
 
 fn main() -> anyhow::Result<()> {
-    let (mut services, mut pods, mut weft) = (1_000, 10_000, repository().join("target/release/weft"));
+    let (mut services, mut pods, mut proxies, mut changes) = (1_000, 10_000, 1_000, 50);
+    let mut weft = repository().join("target/release/weft");
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--services" => services = value.parse()?,
             "--pods" => pods = value.parse()?,
+            "--proxies" => proxies = value.parse()?,
+            "--changes" => changes = value.parse()?,
             "--weft" => weft = PathBuf::from(value),
             _ => bail!("no such option: {name}"),
         }
     }
+    ensure!(proxies <= pods, "each of --proxies {proxies} has a pod, and there are {pods}");
     let mut kubernetes = Kubernetes::start()?;
     for name in ["crds.yaml", "rbac.yaml"] {
         kubernetes.apply(&fs::read_to_string(repository().join("e2e/kube").join(name))?)?;
     }
     let began = Instant::now();
+    // Every sidecar is given every endpoint: what a change costs at most.
+    kubernetes.put(&json!({
+        "apiVersion": "weft.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default"},
+        "spec": {"discovery": {"mode": "Eager"}},
+    }))?;
     fill(&kubernetes, services, pods)?;
     println!("{services} Services and {pods} Pods written in {:.0} s", began.elapsed().as_secs_f64());
     let kubeconfig = kubernetes.kubeconfig_of("weft-system", "weft")?;
@@ -67,12 +90,26 @@ fn main() -> anyhow::Result<()> {
         let said = replica.wait_for_log("the source can be read again");
         Ok(said.map(drop).map_err(|error| error.to_string()))
     })?;
+    let memory_after_a_relist_mib = replica.memory()?;
+    let personas = personas(&kubernetes, proxies, pods / services)?;
+    let root = kubernetes.get("v1", "configmaps", "weft-system", "weft-root")?.context("the mesh's root is told")?;
+    let root = root["data"]["root.pem"].as_str().context("root.pem")?.to_owned();
+    let addresses: Vec<String> =
+        (0..services).map(|number| address(&kubernetes, number)).collect::<anyhow::Result<_>>()?;
+    println!("{proxies} sidecars connect …");
+    let changed = change(&kubernetes, &replica, &root, personas, &addresses, pods / services, changes);
+    let (mut times, memory_with_proxies_mib) = kubernetes.block_on(changed).with_context(|| end_of(&replica.log()))?;
     let measured = Measured {
         services,
         pods,
         seconds_to_complete_snapshot,
         memory_mib,
-        memory_after_a_relist_mib: replica.memory()?,
+        memory_after_a_relist_mib,
+        proxies,
+        change_p50_ms: percentile(&mut times, 50),
+        change_p99_ms: percentile(&mut times, 99),
+        changes,
+        memory_with_proxies_mib,
     };
     replica.stop()?;
     let text = serde_json::to_string_pretty(&measured)?;
@@ -104,17 +141,74 @@ fn fill(kubernetes: &Kubernetes, services: usize, pods: usize) -> anyhow::Result
     })
 }
 
+/// The name and namespace of a Service.
+fn names(number: usize) -> (String, String) {
+    (format!("n-{}", number / IN_NAMESPACE), format!("s-{number}"))
+}
+
+/// The first pods, as sidecars: the node id and the token of each.
+fn personas(kubernetes: &Kubernetes, proxies: usize, of_service: usize) -> anyhow::Result<Vec<(String, String)>> {
+    let persona = |proxy: usize| {
+        let (space, account) = names(proxy / of_service);
+        let pod = format!("{account}-{}", proxy % of_service);
+        Ok((format!("{pod}.{space}"), kubernetes.token(&space, &account, Some("weft-xds"), Some(&pod), 3_600)?))
+    };
+    (0..proxies).map(persona).collect()
+}
+
+/// The name of a Service's cluster.
+fn address(kubernetes: &Kubernetes, number: usize) -> anyhow::Result<String> {
+    let (space, name) = names(number);
+    let service = kubernetes.get("v1", "services", &space, &name)?.context("a Service")?;
+    Ok(format!("{}:80", service["spec"]["clusterIP"].as_str().context("spec.clusterIP")?))
+}
+
+/// Connects the sidecars and changes the endpoints of one Service after the other: how long each change took, and the
+/// replica's memory with all of them connected.
+async fn change(
+    kubernetes: &Kubernetes,
+    replica: &Replica,
+    root: &str,
+    personas: Vec<(String, String)>,
+    addresses: &[String],
+    of_service: usize,
+    changes: usize,
+) -> anyhow::Result<(Vec<Duration>, f64)> {
+    let target = Target::new(replica.xds(), weft::control_plane::DNS_NAME, root.as_bytes())?;
+    let fleet = Fleet::connect(target, |catalog| {
+        let secrets: Arc<[_]> = [weft::ca::WORKLOAD, weft::ca::MESH_ROOT].map(|name| catalog.name(name)).into();
+        let persona = |node| Persona { node, secrets: secrets.clone(), refuses: false };
+        Ok(personas.into_iter().map(|(node, token)| (persona(node), token)).collect())
+    });
+    let fleet = fleet.await?;
+    fleet.tell(0..fleet.len(), &Command::Start);
+    fleet.synced(fleet.len(), Duration::from_secs(300)).await?;
+    let (client, mut times) = (kubernetes.client(), Vec::new());
+    // The first is not counted: caches are cold.
+    for serial in 0..=changes {
+        let number = serial * 7 % addresses.len();
+        fleet.quiet(Duration::from_millis(500)).await;
+        let mut slice = slice(number, of_service);
+        let moved = json!([format!("10.245.{}.{}", serial / 250, 1 + serial % 250)]);
+        slice["endpoints"][0]["addresses"] = moved;
+        let change = fleet.begin_change(fleet.catalog().endpoints_of(&addresses[number]), fleet.len());
+        weft_e2e::kube::put(&client, &slice).await?;
+        let change = fleet.changed(change, Duration::from_secs(60)).await?;
+        times.extend((serial > 0).then(|| change.last()));
+    }
+    Ok((times, replica.memory()?))
+}
+
+fn end_of(log: &str) -> String {
+    log.lines().rev().take(8).collect::<Vec<_>>().join("\n")
+}
+
 /// A Service, its account, its pods and its EndpointSlice.
 fn of(number: usize, pods: usize) -> Vec<Value> {
-    let (space, name) = (format!("n-{}", number / IN_NAMESPACE), format!("s-{number}"));
-    let ip = |pod: usize| {
-        let at = number * pods + pod;
-        format!("10.244.{}.{}", at / 250, 1 + at % 250)
-    };
-    let named: Vec<_> = (0..pods).map(|pod| (format!("{name}-{pod}"), ip(pod))).collect();
+    let (space, name) = names(number);
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": space, "name": name}});
     let mut objects = vec![account, service(&space, &name, 80)];
-    for (pod, ip) in &named {
+    for (pod, ip) in &pods_of(number, pods) {
         let mut pod = meshed_pod(&space, pod, &name, ip);
         // What a pod of a usual chart has.
         let variables: Vec<_> =
@@ -123,7 +217,22 @@ fn of(number: usize, pods: usize) -> Vec<Value> {
         pod["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/ready", "port": 8080}});
         objects.push(pod);
     }
-    let pods: Vec<_> = named.iter().map(|(name, ip)| (name.as_str(), ip.as_str())).collect();
-    objects.push(endpoint_slice(&space, &name, &pods));
+    objects.push(slice(number, pods));
     objects
+}
+
+/// The pods of a Service and their addresses.
+fn pods_of(number: usize, pods: usize) -> Vec<(String, String)> {
+    let ip = |pod: usize| {
+        let at = number * pods + pod;
+        format!("10.244.{}.{}", at / 250, 1 + at % 250)
+    };
+    (0..pods).map(|pod| (format!("{}-{pod}", names(number).1), ip(pod))).collect()
+}
+
+fn slice(number: usize, pods: usize) -> Value {
+    let (space, name) = names(number);
+    let pods = pods_of(number, pods);
+    let pods: Vec<_> = pods.iter().map(|(name, ip)| (name.as_str(), ip.as_str())).collect();
+    endpoint_slice(&space, &name, &pods)
 }

@@ -34,6 +34,7 @@ fn run(line: &str) {
     let mesh = start("mtls", line);
     let mut checks = scenarios(&mesh, line);
     ports(&mesh, &mut checks);
+    past_the_sidecar(&mesh, &mut checks);
     workloads(&mesh, &mut checks);
     moved(&mesh, &mut checks);
     checks.end(mesh).expect("every scenario holds");
@@ -70,6 +71,20 @@ fn ports(mesh: &Mesh, checks: &mut Scenarios) {
         let said = ["`8080=stric` has no mode", "`808l=strict` names no port"];
         Ok((said.iter().all(|words| text.contains(words)), text))
     });
+}
+
+/// A port that is excluded from interception is called in clear by everyone, callers in the mesh too.
+fn past_the_sidecar(mesh: &Mesh, checks: &mut Scenarios) {
+    let pod = mesh.pods_of("shut", "past").expect("pods").first().map(|pod| pod.ip.to_string()).expect("a pod");
+    for (name, caller, url, expected) in [
+        ("from the mesh, by its Service", CLIENT, "http://past.shut:8081/".to_owned(), "plaintext"),
+        ("from the mesh, by its address", CLIENT, format!("http://{pod}:8081/"), "plaintext"),
+        ("from outside the mesh", STRANGER, "http://past.shut:8081/".to_owned(), "plaintext"),
+        ("beside one that is not", CLIENT, "http://past.shut:8080/".to_owned(), "mtls"),
+    ] {
+        let expected = format!("past HTTP/1.1 {expected}");
+        checks.equal(&format!("mtls-past: an excluded port, {name}"), &expected, answer(mesh, caller, &[&url]));
+    }
 }
 
 fn workloads(mesh: &Mesh, checks: &mut Scenarios) {

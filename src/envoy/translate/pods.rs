@@ -144,6 +144,7 @@ impl Pods {
         let address = PodAddress {
             key: key.clone(),
             identity: policy::outbound::identity(world, pod),
+            direct_ports: pod.direct_ports.clone(),
             workload: policy::Workload::of(pod),
         };
         for ip in &ips {

@@ -41,6 +41,17 @@ fn without_a_split_a_service_is_its_own_backend() {
 }
 
 #[test]
+fn a_port_that_is_called_past_the_sidecar_proves_nobody() {
+    let identities = |direct: u16| {
+        let mut past = pod("shop/root-1", "10.244.0.1");
+        past.direct_ports = [direct].into();
+        let plan = root(&world([Object::Pod(past)]));
+        plan.ports[0].backends[0].endpoints.iter().map(|endpoint| endpoint.identity.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!((identities(8080), identities(9090)), (vec![false], vec![true]));
+}
+
+#[test]
 fn a_split_divides_among_the_services_of_its_backends() {
     let plan = root(&world([Object::TrafficSplit(split("shop/s", "root", &[("v1", 90), ("v2", 10)]))]));
     assert_eq!(backends(&plan.ports[0].backends), ["v1 90 10.244.0.2:8080", "v2 10 10.244.0.3:8080"]);

@@ -15,6 +15,8 @@ use super::{Findings, mtls, name_of, namespace_of, telemetry};
 const SIDECAR: &str = "weft-proxy";
 /// The label by which a Deployment tells the pods of its ReplicaSets apart; its value ends the ReplicaSet's name.
 const TEMPLATE_HASH: &str = "pod-template-hash";
+/// Ports of a pod at which it is called past its sidecar.
+const DIRECT_PORTS: &str = "weft.dev/exclude-inbound-ports";
 /// Services that a pod is known to call.
 const UPSTREAMS: &str = "weft.dev/upstreams";
 
@@ -28,6 +30,7 @@ pub(super) fn pod(pod: &core::Pod, findings: &mut Findings) -> Option<Pod> {
     let (upstreams, mtls) = (upstreams(metadata, findings), mtls::of_pod(metadata, findings));
     let (sampling, access_log) =
         (telemetry::sampling(metadata, findings), telemetry::access_log_mode(metadata, findings));
+    let direct_ports = direct_ports(metadata, findings);
     let ips = ips(pod.status.as_ref()?, findings);
     if ips.is_empty() {
         return None;
@@ -52,6 +55,7 @@ pub(super) fn pod(pod: &core::Pod, findings: &mut Findings) -> Option<Pod> {
         mtls,
         sampling,
         access_log,
+        direct_ports,
     })
 }
 
@@ -208,6 +212,25 @@ pub(crate) fn workload(metadata: &ObjectMeta) -> &str {
 }
 
 /// Services as [`Upstream::parse`] reads them, separated by commas. One that is no Service leaves the others.
+/// The ports that interception leaves out (`local::intercept`): callers send no mTLS to them.
+fn direct_ports(metadata: &ObjectMeta, findings: &mut Findings) -> BTreeSet<u16> {
+    let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(DIRECT_PORTS));
+    let mut ports = BTreeSet::new();
+    for entry in text.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|entry| !entry.is_empty()) {
+        match entry.parse().ok().filter(|port| *port != 0) {
+            Some(port) => {
+                ports.insert(port);
+            }
+            None => findings.warning(
+                format!("metadata.annotations.{DIRECT_PORTS}"),
+                format!("`{entry}` is left out: it is no port"),
+                "write the pod's own port numbers, separated by commas",
+            ),
+        }
+    }
+    ports
+}
+
 fn upstreams(metadata: &ObjectMeta, findings: &mut Findings) -> BTreeSet<Upstream> {
     let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(UPSTREAMS));
     let mut upstreams = BTreeSet::new();

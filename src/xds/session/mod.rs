@@ -124,6 +124,8 @@ pub struct Session {
     generation: Generation,
     beginnings: Arc<Beginnings>,
     snapshot: Option<Arc<Snapshot>>,
+    /// Whether `snapshot` knows the proxy: it is asked several times for each snapshot, and found once.
+    known: bool,
     types: BTreeMap<ResourceType, Held>,
     /// Clusters that were sent before the first request for endpoints: theirs are sent whatever versions that request
     /// claims (rule 23).
@@ -159,6 +161,7 @@ impl Session {
             generation: Generation::default(),
             beginnings: Arc::default(),
             snapshot: None,
+            known: false,
             types: BTreeMap::new(),
             owed: Vec::new(),
             owed_first: None,
@@ -182,6 +185,7 @@ impl Session {
 
     /// A newer snapshot is there.
     pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.known = snapshot.knows(&self.proxy);
         self.snapshot = Some(snapshot);
         self.adopt();
     }
@@ -273,7 +277,7 @@ impl Session {
             return Some(response);
         }
         // A proxy without a view is not known yet, or no longer: an empty answer would take away all it has.
-        if !snapshot.knows(&self.proxy) {
+        if !self.known {
             return None;
         }
         for kind in ResourceType::ALL {
@@ -309,14 +313,14 @@ impl Session {
                 && held.outstanding.is_empty()
                 && held.exceptions.values().all(|e| e.leaving.is_none_or(|leaving| leaving.is_unused()))
         };
-        (!snapshot.knows(&self.proxy) || self.types.values().all(quiet)).then(|| snapshot.number())
+        (!self.known || self.types.values().all(quiet)).then(|| snapshot.number())
     }
 
     /// The number of the snapshot up to which the client has answered everything; `None` before it was sent anything
     /// of some type that it subscribes to. It grows although newer responses are on their way.
     pub fn answered(&self) -> Option<u64> {
         let snapshot = self.snapshot.as_ref()?;
-        if !snapshot.knows(&self.proxy) {
+        if !self.known {
             return Some(snapshot.number());
         }
         self.types.values().map(Held::answered_up_to).min().unwrap_or(Some(snapshot.number()))
@@ -325,10 +329,11 @@ impl Session {
     /// Nothing in `newest` concerns this stream: it holds no older snapshot for it, if it has nothing else to do.
     pub(crate) fn skip_to(&mut self, newest: &Arc<Snapshot>) {
         let held = self.snapshot.as_ref().filter(|held| held.number() < newest.number());
-        if held.is_none_or(|held| !held.knows(&self.proxy) || self.settled() != Some(held.number())) {
+        if held.is_none_or(|held| !self.known || self.settled() != Some(held.number())) {
             return;
         }
         self.types.values_mut().for_each(|held| held.base = held.base.as_ref().map(|_| newest.clone()));
+        self.known = newest.knows(&self.proxy);
         self.snapshot = Some(newest.clone());
     }
 
@@ -399,7 +404,7 @@ impl Session {
 
     /// Clusters that the client has from an earlier stream and would lose count as asked for (see [`Held::adopt`]).
     fn adopt(&mut self) {
-        let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.knows(&self.proxy)) else { return };
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.known) else { return };
         let Some(held) = self.types.get_mut(&ResourceType::Cluster) else { return };
         let added = held.adopt(&self.proxy, snapshot);
         if !added.is_empty() {
