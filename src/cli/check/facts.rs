@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::rights::{self, Right, Rights};
+use crate::cli::api_server::{self, text};
 use crate::envoy::Translator;
 use crate::inject::wanted;
 use crate::kubernetes::{Cluster, root_bundle, root_secret, webhooks};
@@ -119,8 +120,7 @@ pub(in crate::cli) async fn after(cluster: &Cluster, version: (u32, u32)) -> Aft
     let (client, namespace) = (cluster.client(), cluster.namespace().to_owned());
     let mut deployments = BTreeMap::new();
     for name in ["weft", "weft-webhook"] {
-        deployments
-            .insert(name.to_owned(), get::<Deployment>(&Api::namespaced(client.clone(), &namespace), name).await);
+        deployments.insert(name.to_owned(), api_server::get::<Deployment>(&client, &namespace, name).await);
     }
     let ca_secret = deployments.get("weft").and_then(|found| ca_secret(found.as_ref().ok()?.as_ref()?));
     let ca_secret = ca_secret.unwrap_or_else(|| root_secret::NAME.to_owned());
@@ -299,12 +299,4 @@ pub(in crate::cli) async fn get<T: Clone + DeserializeOwned + std::fmt::Debug + 
     name: &str,
 ) -> Read<Option<T>> {
     api.get_opt(name).await.map_err(text)
-}
-
-/// The server's words, or why it does not answer.
-pub(in crate::cli) fn text(error: kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message,
-        error => error.to_string(),
-    }
 }

@@ -9,7 +9,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep};
 
-use crate::cli::check::facts::text;
+use crate::cli::api_server::text;
 use crate::source::crds;
 
 /// Who we are to server-side apply. The control plane is another: what it alone writes, the webhook's `caBundle`, stays.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::Client;
 use kube::api::ListParams;
-use kube::{Api, Client};
 
-use crate::cli::check::facts::{Read, text};
+use crate::cli::api_server::list;
+use crate::cli::check::facts::Read;
 
 /// What the chart makes has this label.
 pub(in crate::cli) const OURS: &str = "app.kubernetes.io/part-of=weft";
@@ -21,14 +22,12 @@ pub(super) async fn readiness(client: &Client, namespace: &str) -> Read<String> 
 
 /// Why what was installed does not become ready, as far as the cluster says so.
 pub(super) async fn reasons(client: &Client, namespace: &str) -> Read<Vec<String>> {
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    let pods = pods.list(&ListParams::default().labels(OURS)).await.map_err(text)?;
-    Ok(stuck(&deployments(client, namespace).await?, &pods.items))
+    let (pods, _) = list::<Pod>(client, Some(namespace), &ListParams::default().labels(OURS)).await?;
+    Ok(stuck(&deployments(client, namespace).await?, &pods))
 }
 
 async fn deployments(client: &Client, namespace: &str) -> Read<Vec<Deployment>> {
-    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
-    Ok(api.list(&ListParams::default().labels(OURS)).await.map_err(text)?.items)
+    Ok(list(client, Some(namespace), &ListParams::default().labels(OURS)).await?.0)
 }
 
 fn ready(deployments: &[Deployment]) -> String {

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::plan::{Kind, Object, Step};
-use crate::cli::check::facts::text;
+use crate::cli::api_server::text;
 use crate::cli::check::judge::named;
 use crate::cli::install::helm::Helm;
 use crate::cli::install::progress::OURS;

@@ -12,7 +12,8 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 
 use super::plan::{Kind, Object};
-use crate::cli::check::facts::{Read, get, text};
+use crate::cli::api_server::{list, text};
+use crate::cli::check::facts::{Read, get};
 use crate::cli::check::judge::is_ours;
 use crate::cli::install::release::Release;
 use crate::inject::wanted;
@@ -102,16 +103,16 @@ async fn meshed(client: &Client) -> Read<BTreeSet<String>> {
 }
 
 async fn sidecars(client: &Client) -> Read<BTreeMap<String, BTreeMap<String, Vec<String>>>> {
-    let (api, mut params) = (Api::<Pod>::all(client.clone()), ListParams::default().limit(PAGE));
+    let mut params = ListParams::default().limit(PAGE);
     let mut sidecars = BTreeMap::<String, BTreeMap<String, Vec<String>>>::new();
     loop {
-        let page = api.list(&params).await.map_err(text)?;
-        for pod in page.items.iter().filter(|pod| has_sidecar(pod) && !has_ended(pod)) {
+        let (pods, next) = list::<Pod>(client, None, &params).await?;
+        for pod in pods.iter().filter(|pod| has_sidecar(pod) && !has_ended(pod)) {
             let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
             let owners = sidecars.entry(namespace.unwrap_or_default()).or_default();
             owners.entry(owner(&pod.metadata)).or_default().push(name.unwrap_or_default());
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+        match next {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(sidecars),
         }
