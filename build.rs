@@ -1,8 +1,9 @@
-//! Compiles every .proto file below proto/ in pure Rust: no protoc is needed. Has the release's linker fold functions that
-//! are the same.
+//! Compiles every .proto file below proto/ in pure Rust: no protoc is needed. Puts the Helm chart into the program. Has the
+//! release's linker fold functions that are the same.
 
 use std::env;
 use std::error::Error;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use tonic_prost_build::Builder;
@@ -10,11 +11,25 @@ use tonic_prost_build::Builder;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");
     println!("cargo::rerun-if-changed={}", root.display());
-    let files = protos_below(root)?;
+    let files = files_below(root, &|path| path.extension().is_some_and(|extension| extension == "proto"))?;
     let descriptors = protox::compile(&files, [root])?;
     as_json(tonic_prost_build::configure()).compile_fds(descriptors)?;
+    chart(Path::new("helm/weft"))?;
     fold_identical_functions();
     Ok(())
+}
+
+/// Writes `chart.rs`: an array of each file's path in the chart and its text. The definitions are left out, since the
+/// program makes them itself.
+fn chart(root: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={}", root.display());
+    let mut code = "&[\n".to_owned();
+    for path in files_below(root, &|path| !path.starts_with(root.join("crds")))? {
+        let name = path.strip_prefix(root)?;
+        writeln!(code, "    ({:?}, include_str!({:?})),", name, std::path::absolute(&path)?)?;
+    }
+    code.push_str("]\n");
+    Ok(std::fs::write(Path::new(&env::var("OUT_DIR")?).join("chart.rs"), code)?)
 }
 
 /// The same code for many types is in the program once. Nearly all of a program's code becomes resident, so that this is
@@ -67,14 +82,14 @@ fn as_json(builder: Builder) -> Builder {
     )
 }
 
-/// In a fixed order, so that equal trees give equal code.
-fn protos_below(dir: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+/// The files that are wanted, in a fixed order, so that equal trees give equal code.
+fn files_below(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
-            found.extend(protos_below(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            found.extend(files_below(&path, wanted)?);
+        } else if wanted(&path) {
             found.push(path);
         }
     }

@@ -7,6 +7,7 @@
 //! `WEFT_KUBECONFIG` names another cluster to use in its place; what stops the server or its etcd fails there.
 
 mod api;
+mod controllers;
 mod network;
 mod node;
 mod objects;
@@ -142,7 +143,7 @@ impl Kubernetes {
         );
         network::enter()?;
         let mut kubernetes = Self::start_in(Place::Node)?;
-        kubernetes.controllers = Some(kubernetes.start_controllers()?);
+        kubernetes.controllers = Some(kubernetes.controllers_for_a_node()?);
         Ok(kubernetes)
     }
 
@@ -249,28 +250,6 @@ impl Kubernetes {
         let own = self.own()?;
         own.server = Some(server(&directory, own.port, own.etcd_port, own.place)?);
         self.wait_until_ready()
-    }
-
-    /// What makes pods of Deployments, and endpoints of pods. Nobody schedules, and nobody judges nodes.
-    fn start_controllers(&self) -> anyhow::Result<Process> {
-        const CONTROLLERS: [&str; 6] = [
-            "deployment-controller",
-            "replicaset-controller",
-            "endpointslice-controller",
-            "serviceaccount-controller",
-            "root-ca-certificate-publisher-controller",
-            "garbage-collector-controller",
-        ];
-        let mut command = Command::new(binary()?);
-        command.arg("kube-controller-manager").args([
-            format!("--kubeconfig={}", self.kubeconfig.display()),
-            format!("--controllers={}", CONTROLLERS.join(",")),
-            format!("--root-ca-file={}", self.directory().join("ca.pem").display()),
-            "--leader-elect=false".to_owned(),
-            "--secure-port=0".to_owned(),
-            "--profiling=false".to_owned(),
-        ]);
-        Process::start(&mut command, &self.directory().join("kube-controller-manager.log"))
     }
 
     fn own(&mut self) -> anyhow::Result<&mut Own> {

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+pub mod api_server;
 pub mod app;
 pub mod audit;
 pub mod check;
@@ -9,12 +10,14 @@ pub mod diagnostics;
 pub mod exec;
 pub mod graph;
 pub mod inject;
+pub mod install;
 pub mod internal;
 mod logging;
 pub mod output;
 mod playground;
 pub mod proxy;
 pub mod serve;
+pub mod uninstall;
 pub mod up;
 pub mod validate;
 pub mod way;
@@ -53,7 +56,9 @@ enum Command {
     Validate(validate::Args),
     Inject(inject::Args),
     Crds(crds::Args),
+    Install(install::Args),
     Check(check::Args),
+    Uninstall(uninstall::Args),
     Diagnostics(diagnostics::Args),
     Proxy(proxy::Args),
     Deliveries(deliveries::Args),
@@ -74,7 +79,9 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(args),
         Command::Inject(args) => inject::run(args),
         Command::Crds(args) => crds::run(args),
+        Command::Install(args) => install::run(args),
         Command::Check(args) => check::run(args),
+        Command::Uninstall(args) => uninstall::run(args),
         Command::Diagnostics(args) => diagnostics::run(args, playground::reach),
         Command::Proxy(args) => proxy::run(args, playground::reach),
         Command::Deliveries(args) => deliveries::run(args, playground::reach),

@@ -59,6 +59,14 @@ pub enum ConnectError {
         /// Why not.
         error: String,
     },
+    /// The kubeconfig has no such context, or one that cannot be used.
+    #[error("cannot use the context {context}: {error}; `kubectl config get-contexts` lists those that there are")]
+    Context {
+        /// Its name.
+        context: String,
+        /// Why not.
+        error: String,
+    },
     /// Nothing says where an API server is.
     #[error("no API server is known: {0}; give --kubeconfig FILE, or run in a pod with a ServiceAccount token")]
     Nowhere(String),
@@ -74,14 +82,32 @@ impl Cluster {
     /// # Errors
     /// When nothing tells where it is, or what does cannot be used.
     pub async fn connect(kubeconfig: Option<&Path>, namespace: String, replica: String) -> Result<Self, ConnectError> {
-        let mut config = match kubeconfig {
-            Some(path) => {
+        Self::connect_by(kubeconfig, None, namespace, replica).await
+    }
+
+    /// As [`Cluster::connect`], by a context of the kubeconfig that need not be its current one.
+    ///
+    /// # Errors
+    /// When nothing tells where it is, or what does cannot be used.
+    pub async fn connect_by(
+        kubeconfig: Option<&Path>,
+        context: Option<&str>,
+        namespace: String,
+        replica: String,
+    ) -> Result<Self, ConnectError> {
+        let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+        let mut config = match (kubeconfig, context) {
+            (Some(path), _) => {
                 let unusable = |error: String| ConnectError::Kubeconfig { path: path.to_owned(), error };
                 let read = Kubeconfig::read_from(path).map_err(|error| unusable(error.to_string()))?;
-                let chosen = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+                let chosen = Config::from_custom_kubeconfig(read, &options).await;
                 chosen.map_err(|error| unusable(error.to_string()))?
             }
-            None => Config::infer().await.map_err(|error| ConnectError::Nowhere(error.to_string()))?,
+            (None, Some(context)) => {
+                let unusable = |error: String| ConnectError::Context { context: context.to_owned(), error };
+                Config::from_kubeconfig(&options).await.map_err(|error| unusable(error.to_string()))?
+            }
+            (None, None) => Config::infer().await.map_err(|error| ConnectError::Nowhere(error.to_string()))?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
         // Each task tries again by itself, and says so.

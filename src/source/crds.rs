@@ -222,7 +222,7 @@ fn definition(kind: Kind) -> Option<CustomResourceDefinition> {
             "group": group,
             "scope": if namespaced { "Namespaced" } else { "Cluster" },
             "names": {"kind": name, "listKind": format!("{name}List"), "plural": plural,
-                "singular": name.to_lowercase(), "shortNames": short.into_iter().collect::<Vec<_>>(),
+                "singular": name.to_lowercase(), "shortNames": short.map(|short| [short]),
                 "categories": [category]},
             "conversion": conversion,
             "versions": versions.into_iter().enumerate().map(version).collect::<Vec<_>>(),

@@ -18,8 +18,8 @@ use weft_e2e::mesh::{repository, weft_beside_tests};
 use weft_e2e::scenario::{KUBE_ROWS, Scenarios};
 use weft_e2e::until;
 
-const SYSTEM: &str = "weft-system";
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const SYSTEM: &str = "weft-system";
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Pods whose injection is compared: what the webhook makes of them, and what `weft inject` does.
 const PODS: [&str; 14] = [
     "a-native-sidecar-of-its-own",
@@ -39,7 +39,7 @@ const PODS: [&str; 14] = [
 ];
 
 /// A process that ends with its owner.
-struct Process(Child);
+pub(super) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -49,17 +49,17 @@ impl Drop for Process {
 }
 
 /// What a command has printed.
-struct Said {
-    out: String,
-    err: String,
+pub(super) struct Said {
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
-struct Cluster {
-    kubernetes: Kubernetes,
+pub(super) struct Cluster {
+    pub(super) kubernetes: Kubernetes,
 }
 
 impl Cluster {
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.kubernetes.directory().join(name)
     }
 
@@ -80,7 +80,7 @@ impl Cluster {
         self.run(command, "")
     }
 
-    fn kubectl(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
+    pub(super) fn kubectl(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
         let mut command = Command::new(repository().join("target/kubernetes/kubernetes"));
         command.arg("kubectl").args(arguments);
         self.run(command, input)
@@ -93,7 +93,7 @@ impl Cluster {
     }
 
     /// What the server would store of a pod, without what differs from one time to the next.
-    fn stored(&self, namespace: &str, pod: &str) -> anyhow::Result<Value> {
+    pub(super) fn stored(&self, namespace: &str, pod: &str) -> anyhow::Result<Value> {
         let create = ["create", "--namespace", namespace, "--dry-run=server", "-o", "json", "-f", "-"];
         let mut pod: Value = serde_json::from_str(&self.kubectl(&create, pod)?.out)?;
         for field in ["uid", "creationTimestamp", "resourceVersion", "managedFields"] {
@@ -129,7 +129,7 @@ impl Cluster {
     }
 
     /// The webhooks' process, with what the kubelet would mount; the Service has it as its endpoint.
-    fn webhook(&self) -> anyhow::Result<Process> {
+    pub(super) fn webhook(&self) -> anyhow::Result<Process> {
         let secret = self.kubernetes.get("v1", "secrets", SYSTEM, "weft-webhook-tls")?.context("the Secret")?;
         let tls = self.file("tls");
         fs::create_dir_all(&tls)?;
@@ -174,7 +174,7 @@ impl Cluster {
         Ok(map["data"]["inject.yaml"].as_str().context("options")?.to_owned())
     }
 
-    fn namespace(&self, name: &str, labels: Value) -> anyhow::Result<()> {
+    pub(super) fn namespace(&self, name: &str, labels: Value) -> anyhow::Result<()> {
         self.kubernetes
             .put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}))?;
         // The controller that makes it does not run here.
@@ -201,7 +201,7 @@ fn input(name: &str) -> anyhow::Result<String> {
 }
 
 /// The shortest pod, with these metadata and spec besides.
-fn pod(name: &str, metadata: Value, spec: Value) -> String {
+pub(super) fn pod(name: &str, metadata: Value, spec: Value) -> String {
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "app", "image": "app:1"}]}});
     for (part, more) in [("metadata", metadata), ("spec", spec)] {
@@ -212,7 +212,7 @@ fn pod(name: &str, metadata: Value, spec: Value) -> String {
     pod.to_string()
 }
 
-fn init_containers(pod: &Value) -> String {
+pub(super) fn init_containers(pod: &Value) -> String {
     let names = pod["spec"]["initContainers"].as_array().into_iter().flatten();
     names.map(|container| container["name"].as_str().unwrap_or("?")).collect::<Vec<_>>().join(", ")
 }
@@ -467,7 +467,7 @@ fn injection(cluster: &Cluster, scenarios: &mut Scenarios) -> anyhow::Result<()>
     Ok(())
 }
 
-fn split(name: &str, weight: Value) -> String {
+pub(super) fn split(name: &str, weight: Value) -> String {
     json!({
         "apiVersion": "split.smi-spec.io/v1alpha4", "kind": "TrafficSplit", "metadata": {"name": name},
         "spec": {"service": "root", "backends": [{"service": "a", "weight": weight}, {"service": "b", "weight": 1}]},

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may, and here its helpers do")]
 
 mod cluster;
+mod install;
 
 use std::fs;
 use std::path::PathBuf;

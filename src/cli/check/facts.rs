@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::rights::{self, Right, Rights};
+use crate::cli::api_server::{self, text};
 use crate::envoy::Translator;
 use crate::inject::wanted;
 use crate::kubernetes::{Cluster, root_bundle, root_secret, webhooks};
@@ -33,56 +34,56 @@ const READING: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 
 /// Something that was read; or the API server's words, or why it does not answer.
-pub(super) type Read<T> = Result<T, String>;
+pub(in crate::cli) type Read<T> = Result<T, String>;
 
 /// What an installation is judged by.
-pub(super) struct Before {
+pub(in crate::cli) struct Before {
     /// Kubernetes' own: major, minor.
-    pub(super) version: (u32, u32),
+    pub(in crate::cli) version: (u32, u32),
     /// What whoever asks may not, of what an installation takes.
-    pub(super) denied: Read<Vec<Right>>,
+    pub(in crate::cli) denied: Read<Vec<Right>>,
     /// The definitions that Weft needs, by name, and those of that name.
-    pub(super) definitions: BTreeMap<String, Read<Option<CustomResourceDefinition>>>,
+    pub(in crate::cli) definitions: BTreeMap<String, Read<Option<CustomResourceDefinition>>>,
     /// The other meshes' injectors: MutatingWebhookConfigurations that inject into pods, by name.
-    pub(super) injectors: Read<Vec<String>>,
+    pub(in crate::cli) injectors: Read<Vec<String>>,
 }
 
 /// What an installed Weft is judged by.
-pub(super) struct After {
-    pub(super) version: (u32, u32),
-    pub(super) namespace: String,
-    pub(super) now: OffsetDateTime,
+pub(in crate::cli) struct After {
+    pub(in crate::cli) version: (u32, u32),
+    pub(in crate::cli) namespace: String,
+    pub(in crate::cli) now: OffsetDateTime,
     /// What whoever asks may not, of what this takes.
-    pub(super) denied: Read<Vec<Right>>,
+    pub(in crate::cli) denied: Read<Vec<Right>>,
     /// What the control plane may not.
-    pub(super) control_plane_denied: Read<Vec<Right>>,
-    pub(super) definitions: BTreeMap<String, Read<Option<CustomResourceDefinition>>>,
+    pub(in crate::cli) control_plane_denied: Read<Vec<Right>>,
+    pub(in crate::cli) definitions: BTreeMap<String, Read<Option<CustomResourceDefinition>>>,
     /// `caBundle` of each webhook, by kind and name of the configuration.
-    pub(super) webhooks: BTreeMap<String, Read<Option<Vec<String>>>>,
+    pub(in crate::cli) webhooks: BTreeMap<String, Read<Option<Vec<String>>>>,
     /// The first certificate of each Secret, by name.
-    pub(super) certificates: BTreeMap<String, Read<Option<String>>>,
+    pub(in crate::cli) certificates: BTreeMap<String, Read<Option<String>>>,
     /// The Deployments, by name.
-    pub(super) deployments: BTreeMap<String, Read<Option<Deployment>>>,
+    pub(in crate::cli) deployments: BTreeMap<String, Read<Option<Deployment>>>,
     /// The root in each namespace's ConfigMap.
-    pub(super) roots: Read<BTreeMap<String, String>>,
-    pub(super) mesh: Read<MeshFacts>,
+    pub(in crate::cli) roots: Read<BTreeMap<String, String>>,
+    pub(in crate::cli) mesh: Read<MeshFacts>,
 }
 
 /// What the mesh's objects say.
 #[derive(Default)]
-pub(super) struct MeshFacts {
+pub(in crate::cli) struct MeshFacts {
     /// Namespaces that are labelled.
-    pub(super) meshed: BTreeSet<String>,
+    pub(in crate::cli) meshed: BTreeSet<String>,
     /// Pods that run, or are to run.
-    pub(super) pods: Vec<Pod>,
-    pub(super) diagnostics: Vec<Diagnostic>,
+    pub(in crate::cli) pods: Vec<Pod>,
+    pub(in crate::cli) diagnostics: Vec<Diagnostic>,
 }
 
 /// Kubernetes' version.
 ///
 /// # Errors
 /// When the server does not answer.
-pub(super) async fn server_version(cluster: &Cluster) -> anyhow::Result<(u32, u32)> {
+pub(in crate::cli) async fn server_version(cluster: &Cluster) -> anyhow::Result<(u32, u32)> {
     let info = tokio::time::timeout(Duration::from_secs(10), cluster.client().apiserver_version()).await??;
     // Some distributions write `29+`.
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or_default();
@@ -90,16 +91,20 @@ pub(super) async fn server_version(cluster: &Cluster) -> anyhow::Result<(u32, u3
 }
 
 /// Reads what an installation is judged by.
-pub(super) async fn before(cluster: &Cluster, version: (u32, u32)) -> Before {
+pub(in crate::cli) async fn before(cluster: &Cluster, version: (u32, u32)) -> Before {
     let client = cluster.client();
     let injectors = Api::<MutatingWebhookConfiguration>::all(client.clone()).list(&ListParams::default()).await;
     let injectors = injectors.map(|list| list.items.into_iter().filter_map(injector).collect()).map_err(text);
-    Before {
-        version,
-        denied: denied(cluster, rights::INSTALLATION, "weft-ca", None).await,
-        definitions: definitions(&client).await,
-        injectors,
+    Before { version, denied: denied_to_install(cluster).await, definitions: definitions(&client).await, injectors }
+}
+
+/// What an installation takes and gives: nobody may give what they may not do, unless they may `escalate`.
+async fn denied_to_install(cluster: &Cluster) -> Read<Vec<Right>> {
+    let mut all = denied(cluster, rights::INSTALLATION, root_secret::NAME, None).await?;
+    if !denied(cluster, rights::ESCALATION, root_secret::NAME, None).await?.is_empty() {
+        all.extend(denied(cluster, rights::CONTROL_PLANE, root_secret::NAME, None).await?);
     }
+    Ok(all)
 }
 
 /// The name of a configuration that changes pods as they are made, and is not ours.
@@ -111,12 +116,11 @@ fn injector(configuration: MutatingWebhookConfiguration) -> Option<String> {
 }
 
 /// Reads what an installed Weft is judged by.
-pub(super) async fn after(cluster: &Cluster, version: (u32, u32)) -> After {
+pub(in crate::cli) async fn after(cluster: &Cluster, version: (u32, u32)) -> After {
     let (client, namespace) = (cluster.client(), cluster.namespace().to_owned());
     let mut deployments = BTreeMap::new();
     for name in ["weft", "weft-webhook"] {
-        deployments
-            .insert(name.to_owned(), get::<Deployment>(&Api::namespaced(client.clone(), &namespace), name).await);
+        deployments.insert(name.to_owned(), api_server::get::<Deployment>(&client, &namespace, name).await);
     }
     let ca_secret = deployments.get("weft").and_then(|found| ca_secret(found.as_ref().ok()?.as_ref()?));
     let ca_secret = ca_secret.unwrap_or_else(|| root_secret::NAME.to_owned());
@@ -237,7 +241,12 @@ fn note(facts: &mut MeshFacts, manifest: &Manifest) {
 }
 
 /// Those of the rights that are denied: to `user`, or to whoever asks.
-async fn denied(cluster: &Cluster, of: &[Rights], ca_secret: &str, user: Option<String>) -> Read<Vec<Right>> {
+pub(in crate::cli) async fn denied(
+    cluster: &Cluster,
+    of: &[Rights],
+    ca_secret: &str,
+    user: Option<String>,
+) -> Read<Vec<Right>> {
     let questions = rights::each(of, ca_secret).into_iter().map(|right| {
         let (client, namespace, user) = (cluster.client(), cluster.namespace().to_owned(), user.clone());
         async move {
@@ -285,13 +294,9 @@ async fn allowed(client: Client, namespace: &str, user: Option<String>, right: &
 }
 
 /// An object; `None` when there is none.
-async fn get<T: Clone + DeserializeOwned + std::fmt::Debug + Resource>(api: &Api<T>, name: &str) -> Read<Option<T>> {
+pub(in crate::cli) async fn get<T: Clone + DeserializeOwned + std::fmt::Debug + Resource>(
+    api: &Api<T>,
+    name: &str,
+) -> Read<Option<T>> {
     api.get_opt(name).await.map_err(text)
-}
-
-fn text(error: kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message,
-        error => error.to_string(),
-    }
 }

@@ -28,18 +28,22 @@ const RENEWED_DAYS: i64 = 1;
 const NAMED: usize = 5;
 
 /// The findings of a check: one that it is as it should be, if there are no others.
-fn check(name: &'static str, ok: impl Into<String>, found: Vec<(Outcome, String, String)>) -> Vec<Finding> {
+pub(in crate::cli) fn check(
+    name: &'static str,
+    ok: impl Into<String>,
+    found: Vec<(Outcome, String, String)>,
+) -> Vec<Finding> {
     if found.is_empty() {
         return vec![Finding { check: name, outcome: Outcome::Ok, found: ok.into(), todo: String::new() }];
     }
     found.into_iter().map(|(outcome, found, todo)| Finding { check: name, outcome, found, todo }).collect()
 }
 
-fn failed(found: impl Into<String>, todo: impl Into<String>) -> (Outcome, String, String) {
+pub(in crate::cli) fn failed(found: impl Into<String>, todo: impl Into<String>) -> (Outcome, String, String) {
     (Outcome::Failed, found.into(), todo.into())
 }
 
-fn warning(found: impl Into<String>, todo: impl Into<String>) -> (Outcome, String, String) {
+pub(in crate::cli) fn warning(found: impl Into<String>, todo: impl Into<String>) -> (Outcome, String, String) {
     (Outcome::Warning, found.into(), todo.into())
 }
 
@@ -49,7 +53,7 @@ fn unread(what: &str, error: &str) -> (Outcome, String, String) {
 }
 
 /// Whether Weft can be installed.
-pub(super) fn before(facts: &Before) -> Vec<Finding> {
+pub(in crate::cli) fn before(facts: &Before) -> Vec<Finding> {
     let mut findings = version(facts.version);
     findings.extend(match &facts.denied {
         Ok(denied) => check(
@@ -85,7 +89,7 @@ pub(super) fn before(facts: &Before) -> Vec<Finding> {
 }
 
 /// Whether what is installed works.
-pub(super) fn after(facts: &After) -> Vec<Finding> {
+pub(in crate::cli) fn after(facts: &After) -> Vec<Finding> {
     let mut findings = version(facts.version);
     findings.extend(match &facts.denied {
         Ok(denied) => check(
@@ -142,11 +146,15 @@ fn version((major, minor): (u32, u32)) -> Vec<Finding> {
     check("kubernetes", format!("version {major}.{minor}"), found)
 }
 
-fn of_rights(denied: &[Right], who: &str, todo: impl Fn(&Right) -> String) -> Vec<(Outcome, String, String)> {
+pub(in crate::cli) fn of_rights(
+    denied: &[Right],
+    who: &str,
+    todo: impl Fn(&Right) -> String,
+) -> Vec<(Outcome, String, String)> {
     denied.iter().map(|right| failed(format!("{who} {right}"), todo(right))).collect()
 }
 
-fn is_ours(definition: &CustomResourceDefinition) -> bool {
+pub(in crate::cli) fn is_ours(definition: &CustomResourceDefinition) -> bool {
     let labels = definition.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get("app.kubernetes.io/part-of")).is_some_and(|part| part == "weft")
 }
@@ -270,7 +278,7 @@ fn control_plane(facts: &After) -> Vec<Finding> {
         let of = format!("Deployment {}/{name}", facts.namespace);
         match deployment {
             Err(error) => found.push(unread(&of, error)),
-            Ok(None) => found.push(failed(format!("{of} is missing"), "install Weft: helm install (docs/install.md)")),
+            Ok(None) => found.push(failed(format!("{of} is missing"), "install Weft: weft install (docs/install.md)")),
             Ok(Some(deployment)) => {
                 let wanted = deployment.spec.replicas.unwrap_or(1);
                 let are = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
@@ -389,11 +397,11 @@ fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn counted(pods: usize) -> String {
+pub(in crate::cli) fn counted(pods: usize) -> String {
     if pods == 1 { "1 pod".to_owned() } else { format!("{pods} pods") }
 }
 
-fn named(pods: &[&str]) -> String {
+pub(in crate::cli) fn named(pods: &[&str]) -> String {
     let more = pods.len().saturating_sub(NAMED);
     let names = pods.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     if more > 0 { format!("{names} and {more} more") } else { names }

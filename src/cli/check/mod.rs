@@ -4,20 +4,19 @@
 //!  API server ──facts──▶ Facts ──judge (pure)──▶ [Finding] ──▶ a table, or JSON
 //! ```
 
-mod facts;
-mod judge;
-mod rights;
+pub(super) mod facts;
+pub(super) mod judge;
+pub(super) mod rights;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
 
+use super::api_server::ApiServer;
 use super::output::{self, Format, Table};
-use crate::kubernetes::Cluster;
 
 /// Check that Weft works on a Kubernetes cluster, or can be installed there.
 #[derive(clap::Args, Debug)]
@@ -35,9 +34,9 @@ pub struct Args {
     /// The namespace of the control plane
     #[arg(short, long, default_value = "weft-system", value_name = "NAME")]
     pub namespace: String,
-    /// How to reach the API server [default: KUBECONFIG, ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
+    /// Which API server is meant
+    #[command(flatten)]
+    pub server: ApiServer,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -46,7 +45,7 @@ pub struct Args {
 /// What a check came to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Outcome {
+pub(super) enum Outcome {
     Ok,
     Warning,
     Failed,
@@ -54,14 +53,14 @@ enum Outcome {
 
 /// One line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     /// What was looked at.
-    check: &'static str,
-    outcome: Outcome,
+    pub(super) check: &'static str,
+    pub(super) outcome: Outcome,
     /// What was seen.
-    found: String,
+    pub(super) found: String,
     /// What to do about it; empty when it is as it should be.
-    todo: String,
+    pub(super) todo: String,
 }
 
 /// Runs the command.
@@ -71,8 +70,7 @@ struct Finding {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(async {
-        let cluster =
-            Cluster::connect(args.kubeconfig.as_deref(), args.namespace.clone(), "weft-check".to_owned()).await?;
+        let cluster = args.server.connect(&args.namespace).await?;
         let version = facts::server_version(&cluster).await;
         let version = version.context("the API server does not answer; see that it can be reached from here")?;
         anyhow::Ok(match args.before {
@@ -81,13 +79,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
     })?;
     output::print(&output::render(args.output, &findings, |findings| table(findings))?)?;
-    Ok(match findings.iter().any(|finding| finding.outcome == Outcome::Failed) {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
+    Ok(exit_code(&findings))
 }
 
-fn table(findings: &[Finding]) -> String {
+/// 1 when something has failed.
+pub(super) fn exit_code(findings: &[Finding]) -> ExitCode {
+    match findings.iter().any(|finding| finding.outcome == Outcome::Failed) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+/// The findings for reading.
+pub(super) fn table(findings: &[Finding]) -> String {
     let mut table = Table::new(["CHECK", "RESULT", "FOUND", "WHAT TO DO"]);
     for Finding { check, outcome, found, todo } in findings {
         let outcome = match outcome {

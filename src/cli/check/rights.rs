@@ -2,24 +2,24 @@
 
 /// Rights on resources.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Rights {
-    pub(super) group: &'static str,
-    pub(super) resources: &'static [&'static str],
+pub(in crate::cli) struct Rights {
+    pub(in crate::cli) group: &'static str,
+    pub(in crate::cli) resources: &'static [&'static str],
     /// Empty: whatever their names.
-    pub(super) names: &'static [&'static str],
-    pub(super) verbs: &'static [&'static str],
+    pub(in crate::cli) names: &'static [&'static str],
+    pub(in crate::cli) verbs: &'static [&'static str],
     /// In the control plane's own namespace, and not everywhere.
-    pub(super) own: bool,
+    pub(in crate::cli) own: bool,
 }
 
 /// One of them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Right {
-    pub(super) group: String,
-    pub(super) resource: String,
-    pub(super) name: String,
-    pub(super) verb: String,
-    pub(super) own: bool,
+pub(in crate::cli) struct Right {
+    pub(in crate::cli) group: String,
+    pub(in crate::cli) resource: String,
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) verb: String,
+    pub(in crate::cli) own: bool,
 }
 
 impl std::fmt::Display for Right {
@@ -44,7 +44,7 @@ const READ: &[&str] = &["list", "watch"];
 const KEEP: &[&str] = &["get", "patch"];
 
 /// Those of the control plane. The name `weft-ca` stands for the Secret of the root, whichever it is.
-pub(super) const CONTROL_PLANE: &[Rights] = &[
+pub(in crate::cli) const CONTROL_PLANE: &[Rights] = &[
     everywhere("", &["namespaces", "pods", "services"], READ),
     everywhere("discovery.k8s.io", &["endpointslices"], READ),
     everywhere("split.smi-spec.io", &["trafficsplits"], READ),
@@ -92,26 +92,61 @@ pub(super) const CONTROL_PLANE: &[Rights] = &[
     Rights { own: true, names: &["weft"], ..everywhere("coordination.k8s.io", &["leases"], &["get", "update"]) },
 ];
 
-/// Those that an installation with Helm takes, beside those that it gives.
-pub(super) const INSTALLATION: &[Rights] = &[
+/// Helm looks for what it makes, and applies it.
+const MAKE: &[&str] = &["get", "create", "patch"];
+
+/// Those that an installation with Helm takes, or an upgrade, beside those that it gives.
+pub(in crate::cli) const INSTALLATION: &[Rights] = &[
     everywhere("", &["namespaces"], &["create"]),
-    everywhere("apiextensions.k8s.io", &["customresourcedefinitions"], &["create"]),
-    everywhere("rbac.authorization.k8s.io", &["clusterroles", "clusterrolebindings"], &["create"]),
+    everywhere("apiextensions.k8s.io", &["customresourcedefinitions"], MAKE),
+    everywhere("rbac.authorization.k8s.io", &["clusterroles", "clusterrolebindings"], MAKE),
     everywhere(
         "admissionregistration.k8s.io",
         &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
-        &["create"],
+        MAKE,
     ),
-    everywhere("weft.dev", &["meshconfigs"], &["create"]),
-    Rights { own: true, ..everywhere("apps", &["deployments"], &["create"]) },
-    Rights { own: true, ..everywhere("", &["services", "serviceaccounts", "configmaps", "secrets"], &["create"]) },
-    Rights { own: true, ..everywhere("policy", &["poddisruptionbudgets"], &["create"]) },
-    Rights { own: true, ..everywhere("networking.k8s.io", &["networkpolicies"], &["create"]) },
-    Rights { own: true, ..everywhere("rbac.authorization.k8s.io", &["roles", "rolebindings"], &["create"]) },
+    everywhere("weft.dev", &["meshconfigs"], MAKE),
+    Rights { own: true, ..everywhere("apps", &["deployments"], MAKE) },
+    Rights { own: true, ..everywhere("", &["services", "serviceaccounts", "configmaps"], MAKE) },
+    // What Helm knows of a release.
+    Rights { own: true, ..everywhere("", &["secrets"], &["get", "list", "create", "update"]) },
+    Rights { own: true, ..everywhere("policy", &["poddisruptionbudgets"], MAKE) },
+    Rights { own: true, ..everywhere("networking.k8s.io", &["networkpolicies"], MAKE) },
+    Rights { own: true, ..everywhere("rbac.authorization.k8s.io", &["roles", "rolebindings"], MAKE) },
 ];
 
+/// That which lets somebody give what they may not do themselves.
+pub(in crate::cli) const ESCALATION: &[Rights] =
+    &[everywhere("rbac.authorization.k8s.io", &["clusterroles", "roles"], &["escalate"])];
+
+const REMOVE: &[&str] = &["get", "delete"];
+
+/// Those that the end of an installation takes.
+pub(in crate::cli) const UNINSTALLATION: &[Rights] = &[
+    everywhere("", &["pods", "namespaces", "configmaps"], &["list"]),
+    everywhere("", &["configmaps"], &["delete"]),
+    everywhere(
+        "admissionregistration.k8s.io",
+        &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
+        REMOVE,
+    ),
+    everywhere("rbac.authorization.k8s.io", &["clusterroles", "clusterrolebindings"], REMOVE),
+    everywhere("weft.dev", &["meshconfigs"], REMOVE),
+    Rights { own: true, ..everywhere("apps", &["deployments"], REMOVE) },
+    Rights { own: true, ..everywhere("", &["services", "serviceaccounts", "configmaps"], REMOVE) },
+    Rights { own: true, ..everywhere("", &["secrets"], &["get", "list", "update", "delete"]) },
+    Rights { own: true, ..everywhere("coordination.k8s.io", &["leases"], REMOVE) },
+    Rights { own: true, ..everywhere("policy", &["poddisruptionbudgets"], REMOVE) },
+    Rights { own: true, ..everywhere("networking.k8s.io", &["networkpolicies"], REMOVE) },
+    Rights { own: true, ..everywhere("rbac.authorization.k8s.io", &["roles", "rolebindings"], REMOVE) },
+];
+
+/// Those that the end of the definitions takes.
+pub(in crate::cli) const DEFINITIONS: &[Rights] =
+    &[everywhere("apiextensions.k8s.io", &["customresourcedefinitions"], &["get", "patch", "delete"])];
+
 /// Those that this command itself takes.
-pub(super) const CHECK: &[Rights] = &[
+pub(in crate::cli) const CHECK: &[Rights] = &[
     everywhere("", &["namespaces", "pods", "services"], READ),
     everywhere("apiextensions.k8s.io", &["customresourcedefinitions"], &["get"]),
     everywhere(
@@ -126,7 +161,7 @@ pub(super) const CHECK: &[Rights] = &[
 ];
 
 /// Each of them by itself; `ca_secret` is the Secret of the root.
-pub(super) fn each(rights: &[Rights], ca_secret: &str) -> Vec<Right> {
+pub(in crate::cli) fn each(rights: &[Rights], ca_secret: &str) -> Vec<Right> {
     let mut all = Vec::new();
     for Rights { group, resources, names, verbs, own } in rights {
         for resource in *resources {

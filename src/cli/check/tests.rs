@@ -271,7 +271,7 @@ const CASES: &[Case] = &[
         "nothing is installed",
         |facts| drop(facts.deployments.insert("weft".to_owned(), Ok(None))),
         "control-plane Failed: Deployment weft-system/weft is missing",
-        "helm install",
+        "weft install",
     ),
     ("there is no root", |facts| facts.roots = Ok(BTreeMap::new()), NO_ROOT, "/readyz"),
     (

@@ -189,7 +189,8 @@ pub(crate) struct FieldError {
     pub(crate) message: String,
 }
 
-fn typed<T: DeserializeOwned + Serialize>(json: Value) -> Result<Box<T>, FieldError> {
+/// An object of a type, or the field that the type refuses and why.
+pub(crate) fn typed<T: DeserializeOwned + Serialize>(json: Value) -> Result<Box<T>, FieldError> {
     serde_path_to_error::deserialize(json).map(Box::new).map_err(|error| {
         let field = error.path().to_string();
         FieldError { field: if field == "." { String::new() } else { field }, message: error.into_inner().to_string() }
