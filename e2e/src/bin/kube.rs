@@ -91,6 +91,8 @@ fn main() -> anyhow::Result<()> {
         Ok(said.map(drop).map_err(|error| error.to_string()))
     })?;
     let memory_after_a_relist_mib = replica.memory()?;
+    let (space, name) = names(0);
+    kubernetes.put(&service(&space, &name, 80))?; // which was deleted for that
     let personas = personas(&kubernetes, proxies, pods / services)?;
     let root = kubernetes.get("v1", "configmaps", "weft-system", "weft-root")?.context("the mesh's root is told")?;
     let root = root["data"]["root.pem"].as_str().context("root.pem")?.to_owned();
