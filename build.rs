@@ -26,7 +26,9 @@ fn chart(root: &Path) -> Result<(), Box<dyn Error>> {
     let mut code = "&[\n".to_owned();
     for path in files_below(root, &|path| !path.starts_with(root.join("crds")))? {
         let name = path.strip_prefix(root)?;
-        writeln!(code, "    ({:?}, include_str!({:?})),", name, std::path::absolute(&path)?)?;
+        // From where the package is when it is compiled: a checkout may be moved with what it has built.
+        let path = format!("/{}", path.display());
+        writeln!(code, "    ({name:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))),")?;
     }
     code.push_str("]\n");
     Ok(std::fs::write(Path::new(&env::var("OUT_DIR")?).join("chart.rs"), code)?)

@@ -160,7 +160,9 @@ pub(crate) fn forbidden(installed: &Installed, rows: &mut Scenarios) {
         let logs = replicas.iter().map(|pod| installed.node.log_of(&format!("{SYSTEM}/{pod}"), "weft"));
         logs.collect::<anyhow::Result<String>>().map(|log| {
             let refused = |line: &&str| line.contains("forbidden") || line.contains("may not");
-            format!("{} lines", log.lines().filter(refused).count())
+            let lines: Vec<_> = log.lines().filter(refused).collect();
+            let said: String = lines.iter().map(|line| format!("; {line}")).collect();
+            format!("{} lines{said}", lines.len())
         })
     });
 }
