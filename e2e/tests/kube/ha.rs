@@ -16,6 +16,8 @@ use crate::status::condition;
 
 /// The pods of the shop with a sidecar.
 const SIDECARS: usize = 3;
+/// Between two changes of a split, for as long as something else is under way.
+const CHANGES: Duration = Duration::from_millis(100);
 /// What a reconnection may bring anew: a certificate, since its key is in the memory of one replica only.
 const SECRET: &str = "secret";
 
@@ -138,7 +140,7 @@ pub(crate) fn replaced(installed: &Installed, rows: &mut Scenarios) {
                 let after = installed.node.ready(SYSTEM, CONTROL_PLANE);
                 let all = installed.node.pods(SYSTEM, CONTROL_PLANE).len();
                 let done = after.len() == 2 && all == 2 && after.iter().all(|pod| !before.contains(pod));
-                std::thread::sleep(Duration::from_millis(100));
+                std::thread::sleep(CHANGES); // paces the changes; what is waited for is `done`
                 Ok(if done { Ok(after) } else { Err(format!("{after:?} of {all}")) })
             })?;
             until("all sidecars are connected", PATIENCE, || settled(installed, &after))?;

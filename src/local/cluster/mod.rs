@@ -38,6 +38,7 @@ pub use controller::{Cluster, Config, Input, Output};
 pub use object::Object;
 pub use pre_stop::PreStop;
 pub use probe::{Check, ContainerProbes, Probe};
+pub use template::expand;
 
 /// What the machine side is to do with a pod.
 #[derive(Clone, PartialEq, Debug)]

@@ -197,7 +197,7 @@ fn field_value(pod: &Pod, path: &str) -> Option<String> {
 }
 
 /// Kubernetes' expansion: `$(NAME)` is replaced if known, `$$` is a dollar sign, all else stays as it is.
-fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
+pub fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use rustix::mount::{MountFlags, mount};
 use rustix::thread::UnshareFlags;
 use serde_json::Value;
+use weft::local::cluster::expand;
 use weft::local::namespaces::{Carry, bind, cover_run, make_private, unshare};
 
 use super::network::PodNetwork;
@@ -156,43 +157,4 @@ fn environment(surroundings: &Surroundings, container: &Value) -> anyhow::Result
 /// A field of the pod; a label or an annotation that it has not is empty.
 fn field(surroundings: &Surroundings, path: &str) -> String {
     surroundings.fields.get(path).cloned().unwrap_or_default()
-}
-
-/// Replaces `$(NAME)` where there is such a variable; `$$(` is `$(`.
-fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
-            && let Some(value) = environment.get(name)
-        {
-            out.push_str(value);
-            rest = after;
-        } else {
-            out.push('$');
-        }
-    }
-    out + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variables_are_replaced_as_the_kubelet_does_it() {
-        let known = BTreeMap::from([("POD".to_owned(), "cart-1".to_owned())]);
-        for (text, expanded) in [
-            ("--pod=$(POD)/$(POD)", "--pod=cart-1/cart-1"),
-            ("$$(POD) costs 5 $", "$(POD) costs 5 $"),
-            ("$(NONE) $(POD", "$(NONE) $(POD"),
-        ] {
-            assert_eq!(expand(text, &known), expanded);
-        }
-    }
 }
