@@ -18,7 +18,7 @@ use super::told::Told;
 use super::{DNS_NAME, Error};
 use crate::ca::token::TokenVerifier;
 use crate::ca::{Authority, Clock, Material};
-use crate::kubernetes::Cluster;
+use crate::kubernetes::{Cluster, skew};
 use crate::kubernetes::lease::{Lease, while_holding};
 use crate::kubernetes::root_bundle::RootBundle;
 use crate::kubernetes::root_secret::RootSecret;
@@ -190,6 +190,7 @@ impl Opened {
             () = while_holding(holding.clone(), || bundle.keep(meshed.watch())) => {}
             () = while_holding(holding.clone(), || webhooks.keep()) => {}
             () = while_holding(holding.clone(), || status.keep()) => {}
+            () = skew::watch(cluster, authority.clock(), &*mesh) => {}
         }
     }
 
