@@ -4,15 +4,19 @@
 //!  target/kubernetes/kubernetes (e2e/scripts/kubernetes) ─▶ etcd ◀─ kube-apiserver ◀─ TLS ─ Kubernetes::client, weft serve
 //! ```
 //!
+//! On a node the way between the two can be made slow (`way`).
+//!
 //! `WEFT_KUBECONFIG` names another cluster to use in its place; what stops the server or its etcd fails there.
 
 mod api;
+mod clock;
 mod controllers;
 mod network;
 mod node;
 mod objects;
 mod replica;
 mod shop;
+mod way;
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -30,12 +34,15 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use weft::local::node::NODE_IP;
 
+use self::way::Way;
 use crate::mesh::repository;
 use crate::until;
 
 pub use api::Api;
+pub use clock::Clock;
 pub use node::{Node, PATIENCE, Programs};
 pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
 pub use replica::{Replica, http};
@@ -64,6 +71,8 @@ struct Own {
     etcd: Process,
     server: Option<Process>,
     etcd_port: u16,
+    /// On a node, where the server finds its etcd.
+    way: Option<Way>,
     port: u16,
     place: Place,
 }
@@ -155,7 +164,10 @@ impl Kubernetes {
             Some(given) => (PathBuf::from(given), None),
             None => {
                 let port = free_port()?;
-                (credentials(directory.path(), port)?, Some(Own::start(directory.path(), port, place)?))
+                (
+                    credentials(directory.path(), port)?,
+                    Some(Own::start(directory.path(), port, place, runtime.handle())?),
+                )
             }
         };
         let client = runtime.block_on(connect(&kubeconfig))?;
@@ -204,6 +216,16 @@ impl Kubernetes {
         Ok(())
     }
 
+    /// Has each message between the API server and its etcd take so long from now on, there and back.
+    ///
+    /// # Errors
+    /// When they are not on a node.
+    pub fn slow_down_etcd(&self, by: Duration) -> anyhow::Result<()> {
+        let way = self.own.as_ref().and_then(|own| own.way.as_ref());
+        way.context("an API server that was started for a node")?.delay(by);
+        Ok(())
+    }
+
     /// The port of the API server on its node.
     fn port(&self) -> anyhow::Result<u16> {
         Ok(self.own.as_ref().context("an API server that was started here")?.port)
@@ -248,7 +270,8 @@ impl Kubernetes {
     pub fn start_server(&mut self) -> anyhow::Result<()> {
         let directory = self.directory.path().to_owned();
         let own = self.own()?;
-        own.server = Some(server(&directory, own.port, own.etcd_port, own.place)?);
+        let etcd = own.way.as_ref().map_or(own.etcd_port, Way::port);
+        own.server = Some(server(&directory, own.port, etcd, own.place)?);
         self.wait_until_ready()
     }
 
@@ -274,7 +297,7 @@ impl Drop for Own {
 }
 
 impl Own {
-    fn start(directory: &Path, port: u16, place: Place) -> anyhow::Result<Self> {
+    fn start(directory: &Path, port: u16, place: Place, runtime: &Handle) -> anyhow::Result<Self> {
         let (etcd_port, peer_port) = (free_port()?, free_port()?);
         let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
         let etcd = Process::start(
@@ -291,7 +314,12 @@ impl Own {
             ]),
             &directory.join("etcd.log"),
         )?;
-        Ok(Self { etcd, server: Some(server(directory, port, etcd_port, place)?), etcd_port, port, place })
+        let way = match place {
+            Place::Loopback => None,
+            Place::Node => Some(Way::start(runtime, etcd_port)?),
+        };
+        let server = server(directory, port, way.as_ref().map_or(etcd_port, Way::port), place)?;
+        Ok(Self { etcd, server: Some(server), etcd_port, way, port, place })
     }
 }
 

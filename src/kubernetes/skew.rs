@@ -78,7 +78,9 @@ impl Skew {
             by if by <= HARMLESS => None,
             by if by <= CLOCK_TOLERANCE => Some(Diagnostic::warning(
                 "",
-                format!("{said}; certificates are believed as long as no two clocks are more than {tolerated} min apart"),
+                format!(
+                    "{said}; certificates are believed as long as no two clocks are more than {tolerated} min apart"
+                ),
                 help,
             )),
             _ => Some(Diagnostic::error(
@@ -122,9 +124,15 @@ mod tests {
         let said = |by: u64| Skew::Ahead(SECOND * u32::try_from(by).unwrap()).diagnostic();
         assert_eq!(said(30), None);
         let warning = said(300).unwrap();
-        assert!(warning.severity == Severity::Warning && warning.reason.contains("300 s ahead of the API"), "{warning:?}");
+        assert!(
+            warning.severity == Severity::Warning && warning.reason.contains("300 s ahead of the API"),
+            "{warning:?}"
+        );
         let error = Skew::Behind(SECOND * 3_600).diagnostic().unwrap();
-        assert!(error.severity == Severity::Error && error.reason.contains("3600 s behind the API server's"), "{error:?}");
+        assert!(
+            error.severity == Severity::Error && error.reason.contains("3600 s behind the API server's"),
+            "{error:?}"
+        );
     }
 
     #[test]

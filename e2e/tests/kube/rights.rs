@@ -15,7 +15,7 @@ use crate::{account, file, finish, install, tail};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is read: each holds up nothing but itself.
-const READ: [&str; 13] = [
+pub(crate) const READ: [&str; 13] = [
     "namespaces",
     "pods",
     "services",
@@ -182,14 +182,18 @@ fn said(replica: &Replica, text: &str) -> anyhow::Result<Result<String, String>>
 
 /// The resources that are said not to be readable.
 fn named(replica: &Replica) -> anyhow::Result<BTreeSet<&'static str>> {
-    let lines = lines(replica)?;
+    Ok(unreadable(&lines(replica)?))
+}
+
+/// Those that these lines say not to be readable.
+pub(crate) fn unreadable(lines: &[String]) -> BTreeSet<&'static str> {
     let named = |resource: &str| {
         ["list", "watch"].iter().any(|verb| {
             let begins = format!("the control plane may not {verb} {resource}:");
             lines.iter().any(|line| line.starts_with(&begins))
         })
     };
-    Ok(READ.into_iter().filter(|resource| named(resource)).collect())
+    READ.into_iter().filter(|resource| named(resource)).collect()
 }
 
 /// It is said with the resource's name while the rule is missing, and is over when `give` has given it back.
