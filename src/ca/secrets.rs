@@ -30,7 +30,7 @@ pub const WORKLOAD: &str = "workload";
 pub const MESH_ROOT: &str = "mesh-root";
 
 /// How often it is looked whether the clock was set, at least.
-const LOOK: Duration = Duration::from_mins(1);
+const LOOK: Duration = Duration::from_secs(20);
 
 /// How long leafs live.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -20,7 +20,7 @@ use crate::ca::{CLOCK_TOLERANCE, Clock};
 use crate::mesh::Diagnostic;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(20);
 /// What is not worth telling.
 const HARMLESS: Duration = Duration::from_mins(1);
 /// A date is told in whole seconds.

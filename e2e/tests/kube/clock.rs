@@ -32,7 +32,7 @@ pub(crate) fn of_replicas(installed: &Installed, rows: &mut Scenarios) {
                         .map_err(|pods| anyhow::anyhow!("two replicas, not {pods:?}"))?;
                     let (wrong_pod, right_pod) = (format!("{SYSTEM}/{wrong}"), format!("{SYSTEM}/{right}"));
                     installed.node.set_clock(&wrong_pod, ahead)?;
-                    installed.node.kill(&wrong_pod, "weft", true)?;
+                    installed.node.stop(&wrong_pod, "weft")?;
                     all_at(installed, &right)?;
                     installed.node.release(&wrong_pod)?;
                     installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;

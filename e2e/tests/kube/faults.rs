@@ -137,7 +137,7 @@ fn definition(installed: &Installed, rows: &mut Scenarios) {
         || {
             let name = "trafficpolicies.weft.dev";
             installed.kubernetes.put(&policy("10s"))?;
-            condition(&installed.kubernetes, "catalog", "Delivered", "True Delivered")?;
+            condition(&installed.kubernetes, "catalog", "Accepted", "True Accepted")?;
             under_load(installed, || {
                 installed.kubernetes.delete("apiextensions.k8s.io/v1", "customresourcedefinitions", "", name)?;
                 let line = wait_until_said(installed, "has no kind TrafficPolicy")?;
@@ -148,7 +148,7 @@ fn definition(installed: &Installed, rows: &mut Scenarios) {
                 until("the API server takes one", PATIENCE, || {
                     Ok(installed.kubernetes.put(&policy("10s")).map_err(|error| format!("{error:#}")))
                 })?;
-                let taken = condition(&installed.kubernetes, "catalog", "Delivered", "True Delivered")?;
+                let taken = condition(&installed.kubernetes, "catalog", "Accepted", "True Accepted")?;
                 Ok(format!("{line}; {taken}"))
             })
         },
@@ -169,7 +169,8 @@ fn webhooks(installed: &Installed, rows: &mut Scenarios) {
                 }
                 let refused = until("a pod is refused", PATIENCE, || {
                     Ok(match installed.kubernetes.put(&without_a_node(&meshed)) {
-                        Err(error) => Ok(format!("{error:#}")),
+                        // What follows repeats it as the answer's fields.
+                        Err(error) => Ok(format!("{error:#}").split(" (Status ").next().unwrap_or_default().to_owned()),
                         Ok(()) => {
                             installed.kubernetes.remove(&meshed)?;
                             Err("it was made".to_owned())
