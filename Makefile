@@ -44,10 +44,11 @@ SECONDS ?= 600
 soak: setup-all ## Change everything under constant load for SECONDS (600), on each Envoy, and expect no loss
 	WEFT_SOAK_SECONDS=$(SECONDS) cargo test --locked --package weft-e2e --test scenarios churn -- --show-output
 
-lint: ## Check the format, clippy's lints and the licences
+lint: ## Check the format, clippy's lints, the licences and the Dockerfile
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@e2e/scripts/licences
+	@e2e/scripts/dockerfile
 
 FUZZ_SECONDS ?= 600
 
