@@ -11,7 +11,7 @@ use weft_e2e::mesh::pinned_version;
 use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
-use crate::ha::{SIDECARS, inspection, replica_with_sidecars, settled, sidecars};
+use crate::ha::{SIDECARS, inspection, settled, sidecars};
 use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM, WEBHOOK};
 use crate::rights::{READ, unreadable};
 use crate::status::condition;
@@ -221,23 +221,37 @@ fn token(installed: &Installed, rows: &mut Scenarios) {
             let pod = format!("shop/{name}");
             let fresh = || installed.kubernetes.token("shop", "frontend", Some(AUDIENCE), Some(&name), 3_600);
             let old = signed(&installed.kubernetes, &fresh()?, |claims| claims["exp"] = json!(now() - 60))?;
-            under_load(installed, || {
+            let result = under_load(installed, || {
                 installed.node.replace_token(&pod, &old)?;
-                // Each replica in turn, so that it has to come back wherever it is.
-                let victim = replica_with_sidecars(installed)?;
+                let victim = replica_of(installed, &name)?;
                 installed.node.kill(&format!("{SYSTEM}/{victim}"), "weft", true)?;
-                let line = wait_for_log(installed, &["not authenticated", "token has expired"])?;
+                let line = wait_for_log(installed, &["not authenticated", "token has expired"]);
                 installed.node.release(&format!("{SYSTEM}/{victim}"))?;
                 let replicas = installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
                 let connected = replicas.iter().map(|replica| sidecars(installed, replica));
                 let connected = connected.sum::<anyhow::Result<usize>>()?;
-                ensure!(connected < SIDECARS, "all {connected} are connected");
                 installed.node.replace_token(&pod, &fresh()?)?;
                 until("all sidecars are connected", PATIENCE, || settled(installed, &replicas))?;
+                let line = line?;
+                ensure!(connected < SIDECARS, "all {connected} were connected");
                 Ok(format!("{line}; then all {SIDECARS} were connected"))
-            })
+            });
+            installed.node.replace_token(&pod, &fresh()?)?;
+            result
         },
     );
+}
+
+/// The replica that a pod's sidecar is connected to.
+fn replica_of(installed: &Installed, pod: &str) -> anyhow::Result<String> {
+    let mut replicas = installed.node.ready(SYSTEM, CONTROL_PLANE).into_iter();
+    let has = |replica: &String| {
+        let proxies = inspection(installed, replica).and_then(|mut one| one.proxies());
+        proxies.is_ok_and(|proxies| {
+            proxies.iter().any(|proxy| (proxy.namespace.as_str(), proxy.pod.as_str()) == ("shop", pod))
+        })
+    };
+    replicas.find(has).with_context(|| format!("no replica has {pod}"))
 }
 
 fn rights(installed: &mut Installed, rows: &mut Scenarios) {
