@@ -72,7 +72,9 @@ impl Skew {
             Self::Behind(by) => (by, "behind"),
         };
         let tolerated = CLOCK_TOLERANCE.as_secs() / 60;
-        let said = format!("the clock of this replica is {} s {way} the API server's", by.as_secs());
+        // In minutes: what differs by the second would be said again and again.
+        let minutes = (by.as_secs() + 30) / 60;
+        let said = format!("the clock of this replica is {minutes} min {way} the API server's");
         let help = "set the clocks of the nodes by NTP; certificates are then made anew where that is needed";
         match by {
             by if by <= HARMLESS => None,
@@ -125,12 +127,12 @@ mod tests {
         assert_eq!(said(30), None);
         let warning = said(300).unwrap();
         assert!(
-            warning.severity == Severity::Warning && warning.reason.contains("300 s ahead of the API"),
+            warning.severity == Severity::Warning && warning.reason.contains("5 min ahead of the API"),
             "{warning:?}"
         );
         let error = Skew::Behind(SECOND * 3_600).diagnostic().unwrap();
         assert!(
-            error.severity == Severity::Error && error.reason.contains("3600 s behind the API server's"),
+            error.severity == Severity::Error && error.reason.contains("60 min behind the API server's"),
             "{error:?}"
         );
     }
