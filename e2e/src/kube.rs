@@ -23,7 +23,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -180,6 +181,8 @@ impl Kubernetes {
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         until("the API server is ready", START, || {
             let ended = self.own.as_mut().and_then(|own| own.server.as_mut()).is_some_and(|server| !server.runs());
+            let etcd = self.own.as_mut().is_none_or(|own| own.etcd.runs());
+            ensure!(etcd, "etcd ended:\n{}", self.log_of("etcd"));
             ensure!(!ended, "the API server ended:\n{}", self.log());
             let request = http_request("GET", "/readyz", None);
             Ok(self.block_on(self.client().request_text(request)).map(drop).map_err(|error| {
@@ -238,7 +241,11 @@ impl Kubernetes {
 
     /// What the API server has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("kube-apiserver.log")).unwrap_or_default()
+        self.log_of("kube-apiserver")
+    }
+
+    fn log_of(&self, program: &str) -> String {
+        fs::read_to_string(self.directory.path().join(format!("{program}.log"))).unwrap_or_default()
     }
 
     /// A kubeconfig with the rights of a ServiceAccount.
@@ -372,12 +379,18 @@ fn base64(text: &str) -> String {
     out
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that this process has not been given before.
+///
+/// It is none of those that the kernel gives (net.ipv4.ip_local_port_range, from 32768): another connection or listener could
+/// have it before whoever this is for listens.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let ports = std::iter::repeat_with(|| 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000);
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.take(1_000).find(free).context("no port is free")
 }
 
 async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
