@@ -60,10 +60,9 @@ enum Skew {
 impl Skew {
     /// What a date tells that was made between two moments of this clock; `None`: they agree.
     fn between(before: SystemTime, date: SystemTime, after: SystemTime) -> Option<Self> {
-        if let Ok(ahead) = before.duration_since(date + GRAIN) {
-            return Some(Self::Ahead(ahead));
-        }
-        date.duration_since(after).ok().map(Self::Behind)
+        let over = |later: SystemTime, earlier| later.duration_since(earlier).ok().filter(|by| !by.is_zero());
+        let ahead = over(before, date + GRAIN).map(Self::Ahead);
+        ahead.or_else(|| over(date, after).map(Self::Behind))
     }
 
     fn diagnostic(self) -> Option<Diagnostic> {
