@@ -8,6 +8,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     cargo build --release --locked --bin weft && install -D target/release/weft /out/weft
 
 FROM docker.io/library/debian:bookworm-slim AS root
+# Debian's newest, with what it has mended.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends iproute2 libgcc-s1 nftables
 COPY image/collect /usr/local/bin/collect
 COPY --from=build /out/weft /usr/bin/weft

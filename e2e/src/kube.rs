@@ -4,22 +4,27 @@
 //!  target/kubernetes/kubernetes (e2e/scripts/kubernetes) ─▶ etcd ◀─ kube-apiserver ◀─ TLS ─ Kubernetes::client, weft serve
 //! ```
 //!
+//! On a node the way between the two can be made slow (`way`).
+//!
 //! `WEFT_KUBECONFIG` names another cluster to use in its place; what stops the server or its etcd fails there.
 
 mod api;
+mod clock;
 mod controllers;
 mod network;
 mod node;
 mod objects;
 mod replica;
 mod shop;
+mod way;
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -30,12 +35,15 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use weft::local::node::NODE_IP;
 
+use self::way::Way;
 use crate::mesh::repository;
 use crate::until;
 
 pub use api::Api;
+pub use clock::Clock;
 pub use node::{Node, PATIENCE, Programs};
 pub use objects::{endpoint_slice, meshed_pod, namespace, put, service};
 pub use replica::{Replica, http};
@@ -64,6 +72,8 @@ struct Own {
     etcd: Process,
     server: Option<Process>,
     etcd_port: u16,
+    /// On a node, where the server finds its etcd.
+    way: Option<Way>,
     port: u16,
     place: Place,
 }
@@ -155,7 +165,10 @@ impl Kubernetes {
             Some(given) => (PathBuf::from(given), None),
             None => {
                 let port = free_port()?;
-                (credentials(directory.path(), port)?, Some(Own::start(directory.path(), port, place)?))
+                (
+                    credentials(directory.path(), port)?,
+                    Some(Own::start(directory.path(), port, place, runtime.handle())?),
+                )
             }
         };
         let client = runtime.block_on(connect(&kubeconfig))?;
@@ -168,6 +181,8 @@ impl Kubernetes {
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         until("the API server is ready", START, || {
             let ended = self.own.as_mut().and_then(|own| own.server.as_mut()).is_some_and(|server| !server.runs());
+            let etcd = self.own.as_mut().is_none_or(|own| own.etcd.runs());
+            ensure!(etcd, "etcd ended:\n{}", self.log_of("etcd"));
             ensure!(!ended, "the API server ended:\n{}", self.log());
             let request = http_request("GET", "/readyz", None);
             Ok(self.block_on(self.client().request_text(request)).map(drop).map_err(|error| {
@@ -204,6 +219,16 @@ impl Kubernetes {
         Ok(())
     }
 
+    /// Has each message between the API server and its etcd take so long from now on, there and back.
+    ///
+    /// # Errors
+    /// When they are not on a node.
+    pub fn slow_down_etcd(&self, by: Duration) -> anyhow::Result<()> {
+        let way = self.own.as_ref().and_then(|own| own.way.as_ref());
+        way.context("an API server that was started for a node")?.delay(by);
+        Ok(())
+    }
+
     /// The port of the API server on its node.
     fn port(&self) -> anyhow::Result<u16> {
         Ok(self.own.as_ref().context("an API server that was started here")?.port)
@@ -216,7 +241,11 @@ impl Kubernetes {
 
     /// What the API server has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("kube-apiserver.log")).unwrap_or_default()
+        self.log_of("kube-apiserver")
+    }
+
+    fn log_of(&self, program: &str) -> String {
+        fs::read_to_string(self.directory.path().join(format!("{program}.log"))).unwrap_or_default()
     }
 
     /// A kubeconfig with the rights of a ServiceAccount.
@@ -248,7 +277,8 @@ impl Kubernetes {
     pub fn start_server(&mut self) -> anyhow::Result<()> {
         let directory = self.directory.path().to_owned();
         let own = self.own()?;
-        own.server = Some(server(&directory, own.port, own.etcd_port, own.place)?);
+        let etcd = own.way.as_ref().map_or(own.etcd_port, Way::port);
+        own.server = Some(server(&directory, own.port, etcd, own.place)?);
         self.wait_until_ready()
     }
 
@@ -274,7 +304,7 @@ impl Drop for Own {
 }
 
 impl Own {
-    fn start(directory: &Path, port: u16, place: Place) -> anyhow::Result<Self> {
+    fn start(directory: &Path, port: u16, place: Place, runtime: &Handle) -> anyhow::Result<Self> {
         let (etcd_port, peer_port) = (free_port()?, free_port()?);
         let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
         let etcd = Process::start(
@@ -291,7 +321,12 @@ impl Own {
             ]),
             &directory.join("etcd.log"),
         )?;
-        Ok(Self { etcd, server: Some(server(directory, port, etcd_port, place)?), etcd_port, port, place })
+        let way = match place {
+            Place::Loopback => None,
+            Place::Node => Some(Way::start(runtime, etcd_port)?),
+        };
+        let server = server(directory, port, way.as_ref().map_or(etcd_port, Way::port), place)?;
+        Ok(Self { etcd, server: Some(server), etcd_port, way, port, place })
     }
 }
 
@@ -344,12 +379,18 @@ fn base64(text: &str) -> String {
     out
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that this process has not been given before.
+///
+/// It is none of those that the kernel gives (net.ipv4.ip_local_port_range, from 32768): another connection or listener could
+/// have it before whoever this is for listens.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let ports = std::iter::repeat_with(|| 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000);
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.take(1_000).find(free).context("no port is free")
 }
 
 async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {

@@ -16,15 +16,15 @@ use time::OffsetDateTime;
 
 use super::describe::DescribeError;
 use super::material::{Material, Origin, Signer};
-use super::{Clock, PrivateKey, root_files};
+use super::{CLOCK_TOLERANCE, Clock, PrivateKey, root_files};
 use crate::mesh::{SpiffeId, TrustDomain};
 
 /// How long a new root is valid.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// A root is believed from long before it is made: it stays, whatever the clock was that made it.
+const ROOT_BACKDATE: Duration = Duration::from_hours(24);
 /// A root with less time than this left is not started with: its leafs would soon have to be shorter than asked for.
 pub(super) const ROOT_MARGIN: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Certificates are valid from a little before they are made: the clocks of two machines differ.
-const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Why an authority could not be made or could not sign.
 #[derive(Debug, thiserror::Error)]
@@ -296,6 +296,7 @@ impl Material {
         let not_after = now + ROOT_LIFETIME;
         let id = format!("spiffe://{trust_domain}").try_into().map_err(failed)?;
         let mut params = params(vec![SanType::URI(id)], now, not_after);
+        params.not_before = (now - ROOT_BACKDATE).into();
         params.distinguished_name.push(DnType::OrganizationName, "weft");
         params.distinguished_name.push(DnType::CommonName, format!("weft root of {trust_domain}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -313,7 +314,7 @@ fn params(names: Vec<SanType>, now: SystemTime, not_after: SystemTime) -> Certif
     let mut serial: [u8; 16] = rand::random();
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
-    params.not_before = (now - BACKDATE).into();
+    params.not_before = (now - CLOCK_TOLERANCE).into();
     params.not_after = not_after.into();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = names;
@@ -321,7 +322,7 @@ fn params(names: Vec<SanType>, now: SystemTime, not_after: SystemTime) -> Certif
 }
 
 fn issued(chain_pem: String, key: &KeyPair, now: SystemTime, not_after: SystemTime) -> Issued {
-    Issued { chain_pem, key: PrivateKey::from_pem(key.serialize_pem()), not_before: now - BACKDATE, not_after }
+    Issued { chain_pem, key: PrivateKey::from_pem(key.serialize_pem()), not_before: now - CLOCK_TOLERANCE, not_after }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub mod token;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use authority::{Authority, CaError, Issued};
 pub use describe::{CertificateSummary, DescribeError, describe, describe_all};
@@ -29,6 +29,10 @@ pub use key::PrivateKey;
 pub use material::{Material, Origin};
 pub use secrets::{LeafPolicy, MESH_ROOT, SecretStore, WORKLOAD};
 pub use server::ServerCertificate;
+
+/// How far the clocks of two machines of a mesh may be apart: certificates are valid from so long before they are made. Each
+/// clock may be some minutes off, in either direction.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_mins(15);
 
 /// Tells the time; tests set it.
 #[derive(Clone)]

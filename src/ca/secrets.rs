@@ -19,6 +19,7 @@ use prost::Message;
 use rand::Rng;
 use tokio::sync::watch;
 
+use super::CLOCK_TOLERANCE;
 use super::authority::{Authority, CaError, Issued};
 use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Resource, ResourceName, ResourceType};
@@ -27,6 +28,9 @@ use crate::snapshot::{Resource, ResourceName, ResourceType};
 pub const WORKLOAD: &str = "workload";
 /// The secret that holds the root that peers are verified with.
 pub const MESH_ROOT: &str = "mesh-root";
+
+/// How often it is looked whether the clock was set, at least.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// How long leafs live.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -50,9 +54,40 @@ impl LeafPolicy {
         now + self.lifetime.mul_f64(0.5 + rand::rng().random_range(-jitter..=jitter))
     }
 
+    /// When a certificate that is minted at `now` is to be replaced.
+    pub(super) fn term(&self, now: SystemTime) -> Term {
+        Term { minted: now, due: self.renewal(now) }
+    }
+
+    /// When it is tried again to replace one, after a failed attempt at `now`.
+    pub(super) fn retry(&self, now: SystemTime) -> Term {
+        Term { minted: now, due: now + self.patience() }
+    }
+
     /// How long to wait after a failed attempt, and for streams to ask for a leaf that is due: a twentieth of a life.
     pub(super) fn patience(&self) -> Duration {
         self.lifetime / 20
+    }
+}
+
+/// How long a certificate that is in use is to be used.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Term {
+    minted: SystemTime,
+    due: SystemTime,
+}
+
+impl Term {
+    /// How long to wait until it is looked at again; `None`: it is over now.
+    ///
+    /// It is also over when the clock by which the certificate was minted turns out to have been so far ahead that others
+    /// do not believe it yet. Nothing but a look tells that the clock was set.
+    pub(super) fn left(&self, now: SystemTime) -> Option<Duration> {
+        if now + CLOCK_TOLERANCE < self.minted {
+            return None;
+        }
+        let left = self.due.duration_since(now).ok().filter(|left| !left.is_zero())?;
+        Some(left.min(LOOK))
     }
 }
 
@@ -80,18 +115,22 @@ struct Leaf {
 /// Where a leaf is in its life.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum State {
-    /// In use; due at this time.
-    Fresh(SystemTime),
+    /// In use.
+    Fresh(Term),
     /// Its streams were told to ask again; dropped at this time if none does.
     Due(SystemTime),
 }
 
 impl Leaf {
-    /// When [`SecretStore::renew`] has to look at it again.
-    fn deadline(&self) -> SystemTime {
+    /// How long until [`SecretStore::renew`] has to look at it again.
+    fn left(&self, now: SystemTime) -> Duration {
         match self.state {
-            State::Fresh(at) | State::Due(at) => at,
+            State::Fresh(term) => term.left(now),
+            State::Due(at) => at.duration_since(now).ok(),
         }
+        // A timer may fire a little before the clock gets there: never ask for a wait of nothing.
+        .unwrap_or_default()
+        .max(Duration::from_millis(1))
     }
 }
 
@@ -128,15 +167,15 @@ impl SecretStore {
         let holder = (proxy.clone(), identity.clone());
         let mut leafs = self.leafs();
         let held = leafs.get(&holder).filter(|leaf| leaf.not_after > now);
-        if let Some(Leaf { secret, state: State::Fresh(due), .. }) = held
-            && *due > now
+        if let Some(Leaf { secret, state: State::Fresh(term), .. }) = held
+            && term.left(now).is_some()
         {
             return Some(secret.clone());
         }
         match self.authority.issue_workload(identity, self.policy.lifetime) {
             Ok(issued) => {
                 let secret = Arc::new(workload_secret(&issued));
-                let state = State::Fresh(self.policy.renewal(now));
+                let state = State::Fresh(self.policy.term(now));
                 let leaf = Leaf { secret: secret.clone(), not_after: issued.not_after, state };
                 leafs.insert(holder, leaf);
                 drop(leafs);
@@ -147,7 +186,7 @@ impl SecretStore {
             Err(error) => {
                 refused(identity, &error);
                 let leaf = leafs.get_mut(&holder).filter(|leaf| leaf.not_after > now)?;
-                leaf.state = State::Fresh(now + self.policy.patience());
+                leaf.state = State::Fresh(self.policy.retry(now));
                 Some(leaf.secret.clone())
             }
         }
@@ -178,7 +217,7 @@ impl SecretStore {
         let mut due = false;
         let mut leafs = self.leafs();
         leafs.retain(|_, leaf| match leaf.state {
-            State::Fresh(at) if at <= now => {
+            State::Fresh(term) if term.left(now).is_none() => {
                 due = true;
                 leaf.state = State::Due(drop_at);
                 true
@@ -186,13 +225,12 @@ impl SecretStore {
             State::Due(at) => at > now,
             State::Fresh(_) => true,
         });
-        let next = leafs.values().map(Leaf::deadline).min();
+        let next = leafs.values().map(|leaf| leaf.left(now)).min();
         drop(leafs);
         if due {
             self.changes.send_modify(|count| *count += 1);
         }
-        // A timer may fire a little before the clock gets there: never ask for a wait of nothing.
-        next.map(|at| at.duration_since(now).unwrap_or_default().max(Duration::from_millis(1)))
+        next
     }
 
     /// A panic while the lock was held cannot leave the map half changed.

@@ -31,17 +31,19 @@ impl ServerCertificate {
     /// Renews the certificate at about half of its life, until the future is dropped.
     pub async fn renew_forever(&self) {
         let clock = self.authority.clock();
-        let mut due = self.policy.renewal(clock.now());
+        let mut term = self.policy.term(clock.now());
         loop {
-            tokio::time::sleep(due.duration_since(clock.now()).unwrap_or_default()).await;
+            while let Some(left) = term.left(clock.now()) {
+                tokio::time::sleep(left).await;
+            }
             match mint(&self.authority, &self.dns_name, self.policy) {
                 Ok(next) => {
                     self.current.store(next);
-                    due = self.policy.renewal(clock.now());
+                    term = self.policy.term(clock.now());
                 }
                 Err(error) => {
                     tracing::error!(dns_name = %self.dns_name, %error, "the server certificate was not renewed");
-                    due = clock.now() + self.policy.patience();
+                    term = self.policy.retry(clock.now());
                 }
             }
         }

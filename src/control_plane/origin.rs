@@ -18,7 +18,6 @@ use super::told::Told;
 use super::{DNS_NAME, Error};
 use crate::ca::token::TokenVerifier;
 use crate::ca::{Authority, Clock, Material};
-use crate::kubernetes::Cluster;
 use crate::kubernetes::lease::{Lease, while_holding};
 use crate::kubernetes::root_bundle::RootBundle;
 use crate::kubernetes::root_secret::RootSecret;
@@ -26,6 +25,7 @@ use crate::kubernetes::status::Status;
 use crate::kubernetes::token_review::TokenReviews;
 use crate::kubernetes::warm_sets::ConfigMapStore;
 use crate::kubernetes::webhooks::{Served, Webhooks};
+use crate::kubernetes::{Cluster, skew};
 use crate::mesh::TrustDomain;
 use crate::source::crds;
 use crate::source::kube::KubeSource;
@@ -200,6 +200,7 @@ impl Opened {
             () = while_holding(holding.clone(), || bundle.keep(meshed.watch())) => {}
             () = while_holding(holding.clone(), || webhooks.keep()) => {}
             () = while_holding(holding.clone(), || status.keep()) => {}
+            () = skew::watch(cluster, authority.clock(), &*mesh) => {}
         }
     }
 

@@ -68,7 +68,7 @@ impl Lease {
             let failed = match round {
                 Ok(Ok(())) | Ok(Err(RequestError::Conflict)) => None,
                 Ok(Err(error)) => Some(error),
-                Err(_) => Some(RequestError::Unanswered("it takes too long".to_owned())),
+                Err(_) => Some(RequestError::Unwell(format!("the Lease could not be renewed within {DEADLINE:?}"))),
             };
             if self.renewed.is_some_and(|at| at.elapsed() >= DEADLINE) {
                 self.renewed = None;

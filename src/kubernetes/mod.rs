@@ -10,6 +10,7 @@
 //!               ◀─▶ webhooks: their certificate, and who asks them the holder
 //!  conditions, Events
 //!               ◀── status: what became of objects              the holder
+//!  Date         ──▶ skew: whether the clocks agree              every replica
 //! ```
 //!
 //! Whatever fails here is said with the verb and the resource, is tried again, and takes nothing from what sidecars have.
@@ -17,6 +18,7 @@
 pub mod lease;
 pub mod root_bundle;
 pub mod root_secret;
+pub mod skew;
 pub mod status;
 pub mod token_review;
 pub mod warm_sets;
@@ -163,6 +165,9 @@ pub(crate) enum RequestError {
     /// There is no answer.
     #[error("the API server does not answer: {0}")]
     Unanswered(String),
+    /// It answers, or would in time, but cannot do it now.
+    #[error("the API server is too slow, or not well: {0}")]
+    Unwell(String),
 }
 
 impl RequestError {
@@ -172,7 +177,7 @@ impl RequestError {
                 404 => Self::Missing,
                 409 => Self::Conflict,
                 403 => Self::Forbidden { verb, message: status.message },
-                429 | 500.. => Self::Unanswered(format!("{}: {}", status.code, status.message)),
+                429 | 500.. => Self::Unwell(format!("{}: {}", status.code, status.message)),
                 _ => Self::Refused { verb, message: status.message },
             },
             error => Self::Unanswered(error.to_string()),
@@ -186,6 +191,10 @@ impl RequestError {
                 format!("allow the control plane's ServiceAccount the verb {verb} on {resource}; it is tried again")
             }
             Self::Unanswered(_) => "see that the API server can be reached; it is tried again".to_owned(),
+            Self::Unwell(_) => {
+                "see whether the API server or its etcd is overloaded: kubectl get --raw '/readyz?verbose'; it is tried again"
+                    .to_owned()
+            }
             _ => "see the message; it is tried again".to_owned(),
         }
     }
@@ -195,6 +204,6 @@ impl RequestError {
 async fn send<T>(verb: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
     match tokio::time::timeout(REQUEST, request).await {
         Ok(answer) => answer.map_err(|error| RequestError::new(verb, error)),
-        Err(_) => Err(RequestError::Unanswered(format!("nothing within {REQUEST:?}"))),
+        Err(_) => Err(RequestError::Unwell(format!("no answer within {REQUEST:?}"))),
     }
 }

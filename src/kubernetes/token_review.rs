@@ -7,6 +7,8 @@
 //!
 //! - The token must be for the audience `weft-xds` and bound to a pod; the pod must be alive, with the same uid and
 //!   ServiceAccount. The API server refuses the token of a pod that is gone; the mesh knows it before a verdict ends.
+//! - When a token has expired is for the API server to say, by whose clock it was made; what expired long ago by ours is not
+//!   worth asking.
 //! - A verdict is kept for a minute at most, and never beyond the token's life. While the API server does not answer, one
 //!   that was good is believed for some minutes more: who reconnects then is known.
 //! - A token is kept as its SHA-256 only, and is in no log. Answers are read here, since the client would log one that it
@@ -23,8 +25,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::{RequestError, send};
-use crate::ca::Clock;
 use crate::ca::token::AUDIENCE;
+use crate::ca::{CLOCK_TOLERANCE, Clock};
 use crate::mesh::{PodKey, ServiceAccountKey, SpiffeId, TrustDomain};
 use crate::xds::auth::{AuthError, Authenticator, ProxyIdentity};
 
@@ -130,17 +132,19 @@ impl TokenReviews {
         let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp));
         let expires = expires.ok_or_else(|| invalid("its end is no time".to_owned()))?;
         match self.clock.now().duration_since(expires) {
-            Ok(since) => Err(invalid(format!(
+            Ok(since) if since > CLOCK_TOLERANCE => Err(invalid(format!(
                 "it expired {} s ago; the proxy must read its token file again, and the clocks must agree",
                 since.as_secs()
             ))),
-            Err(_) => Ok(expires),
+            _ => Ok(expires),
         }
     }
 
     async fn subject(&self, token: &str, expires: SystemTime) -> Result<Subject, AuthError> {
         let digest = digest(token);
         let known = self.verdicts().by_token.get(&digest).cloned();
+        // One that has expired, as it seems, is not believed without asking.
+        let known = known.filter(|_| self.clock.now() < expires);
         if let Some(verdict) = known.as_ref().filter(|verdict| verdict.is_fresh()) {
             return verdict.found.clone().map_err(AuthError::Invalid);
         }

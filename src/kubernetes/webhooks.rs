@@ -96,7 +96,9 @@ impl<'a> Webhooks<'a> {
     }
 
     fn say(&self, of: &str, resource: &str, done: Result<(), Failure>) {
-        let found = done.err().map(|failure| match failure {
+        // Somebody else was faster: the next look tells what there is now.
+        let failure = done.err().filter(|failure| !matches!(failure, Failure::Request(RequestError::Conflict)));
+        let found = failure.map(|failure| match failure {
             Failure::Request(RequestError::Missing) => {
                 let reason = format!("{of} is missing, so pods get no sidecar, or objects are stored unchecked");
                 Diagnostic::warning("", reason, "install Weft's chart (docs/install.md); it is looked for")

@@ -28,12 +28,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use weft::ca::token::AUDIENCE;
 use weft::local::cluster::{dns, service_proxy};
 use weft::local::node::{DNS_IP, NODE_IP};
 
@@ -41,7 +42,7 @@ use self::life::Life;
 use self::pod::Pod;
 pub(crate) use self::pod::lock;
 use self::watched::{Watched, path_of, watch};
-use super::{Api, Kubernetes, http_request, network, objects};
+use super::{Api, Clock, Kubernetes, http_request, network, objects};
 use crate::load::{Load, Summary};
 use crate::mesh::{get, weft_app_call};
 use crate::scenario::Traffic;
@@ -213,6 +214,49 @@ impl Node {
         let pod = self.pod(pod)?;
         pod.held.store(held, Ordering::Release);
         pod.signal(container, Signal::KILL)
+    }
+
+    /// Asks a container's process to end, as [`Node::kill`] does with SIGTERM in its place; the pod stays as it is then.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop(&self, pod: &str, container: &str) -> anyhow::Result<()> {
+        let pod = self.pod(pod)?;
+        pod.held.store(true, Ordering::Release);
+        pod.signal(container, Signal::TERM)
+    }
+
+    /// Has a pod's processes take the time to be so many seconds later than it is, or earlier: those that start from now on,
+    /// and those that did since this was said first.
+    ///
+    /// # Errors
+    /// When there is no such pod, or no C compiler.
+    pub fn set_clock(&self, pod: &str, ahead: i64) -> anyhow::Result<()> {
+        let pod = self.pod(pod)?;
+        let clock = &pod.surroundings.get().context("the pod has not begun")?.clock;
+        if clock.get().is_none() {
+            let _ = clock.set(Clock::create(pod.directory.join("clock"))?); // none was set: this is the only thread
+        }
+        clock.get().context("a clock")?.set(ahead)
+    }
+
+    /// Has the control plane's token in a pod be another one, as when the kubelet replaces it.
+    ///
+    /// # Errors
+    /// When the pod has none.
+    pub fn replace_token(&self, pod: &str, token: &str) -> anyhow::Result<()> {
+        let pod = self.pod(pod)?;
+        let volumes = &pod.surroundings.get().context("the pod has not begun")?.volumes;
+        for volume in pod.object["spec"]["volumes"].as_array().into_iter().flatten() {
+            for source in volume["projected"]["sources"].as_array().into_iter().flatten() {
+                let source = &source["serviceAccountToken"];
+                if source["audience"] == AUDIENCE {
+                    let (name, path) = (volume["name"].as_str().context("a name")?, source["path"].as_str());
+                    return volume::replace(&volumes.join(name), path.context("a path")?, token);
+                }
+            }
+        }
+        bail!("the pod has no token for {AUDIENCE}")
     }
 
     /// Lets a pod's containers start again.

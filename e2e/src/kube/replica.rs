@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::clock::{self, Clock};
 use super::{Process, free_port};
 use crate::inspection::Inspection;
 use crate::mesh::weft_beside_tests;
@@ -34,6 +35,15 @@ impl Replica {
         Self::start_with(&weft_beside_tests()?, directory, name, kubeconfig, arguments)
     }
 
+    /// As [`Replica::start`], with a clock of its own.
+    ///
+    /// # Errors
+    /// When there is no `weft`.
+    pub fn start_by(clock: &Clock, directory: &Path, name: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
+        let environment = clock::environment(clock.directory());
+        Self::run(&weft_beside_tests()?, directory, name, kubeconfig, &[], &environment)
+    }
+
     /// Starts one with this `weft`.
     ///
     /// # Errors
@@ -44,6 +54,17 @@ impl Replica {
         name: &str,
         kubeconfig: &Path,
         arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        Self::run(weft, directory, name, kubeconfig, arguments, &[])
+    }
+
+    fn run(
+        weft: &Path,
+        directory: &Path,
+        name: &str,
+        kubeconfig: &Path,
+        arguments: &[&str],
+        environment: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let _ = fs::remove_file(&log); // of an earlier one of this name
@@ -60,6 +81,7 @@ impl Replica {
             .args(["--replica", name, "--xds", &xds.to_string(), "--admin", &admin.to_string()])
             .args(arguments)
             .env_remove("POD_NAMESPACE")
+            .envs(environment.iter().cloned())
             .env("WEFT_LOG", "info,weft=debug")
             .env("NO_COLOR", "1");
         Ok(Self { process: Process::start(&mut command, &log)?, log, admin, xds })

@@ -15,7 +15,7 @@ use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM};
 use crate::status::condition;
 
 /// The pods of the shop with a sidecar.
-const SIDECARS: usize = 3;
+pub(crate) const SIDECARS: usize = 3;
 /// Between two changes of a split, for as long as something else is under way.
 const CHANGES: Duration = Duration::from_millis(100);
 /// What a reconnection may bring anew: a certificate, since its key is in the memory of one replica only.
@@ -161,12 +161,24 @@ pub(crate) fn forbidden(installed: &Installed, rows: &mut Scenarios) {
         let replicas = installed.node.pods(SYSTEM, CONTROL_PLANE);
         let logs = replicas.iter().map(|pod| installed.node.log_of(&format!("{SYSTEM}/{pod}"), "weft"));
         logs.collect::<anyhow::Result<String>>().map(|log| {
-            let refused = |line: &&str| line.contains("forbidden") || line.contains("may not");
-            let lines: Vec<_> = log.lines().filter(refused).collect();
+            let lines: Vec<_> = log.lines().filter(|line| was_forbidden(line)).collect();
             let said: String = lines.iter().map(|line| format!("; {line}")).collect();
             format!("{} lines{said}", lines.len())
         })
     });
+}
+
+/// Whether a line tells of an answer 403: in the words of Weft for it, or of the API server.
+fn was_forbidden(line: &str) -> bool {
+    line.contains("the control plane may not ") || line.contains(" is forbidden: User ")
+}
+
+#[test]
+fn only_what_was_forbidden_counts_as_that() {
+    let server = r#"pods is forbidden: User "system:serviceaccount:weft-system:weft" cannot list resource "pods""#;
+    assert!(was_forbidden(&format!("WARN the control plane may not list pods: {server}")) && was_forbidden(server));
+    let conflict = "Secret weft-system/weft-webhook-tls: it was changed by another at the same time; the API server may not be able to ask the webhooks";
+    assert!(!was_forbidden(conflict), "somebody else was faster");
 }
 
 pub(crate) fn without_an_api_server(installed: &mut Installed, rows: &mut Scenarios) {
@@ -209,7 +221,7 @@ fn kill(installed: &Installed, victim: &str, survivor: &str) -> anyhow::Result<f
 }
 
 /// Whether these replicas have all sidecars, and each has answered everything.
-fn settled(installed: &Installed, replicas: &[String]) -> anyhow::Result<Result<(), String>> {
+pub(crate) fn settled(installed: &Installed, replicas: &[String]) -> anyhow::Result<Result<(), String>> {
     let (mut connected, mut behind) = (0, 0);
     for replica in replicas {
         let Ok(convergence) = inspection(installed, replica).and_then(|mut one| one.convergence()) else {
@@ -230,12 +242,12 @@ pub(crate) fn inspection(installed: &Installed, replica: &str) -> anyhow::Result
     Inspection::at(admin(installed, replica)?)
 }
 
-fn sidecars(installed: &Installed, replica: &str) -> anyhow::Result<usize> {
+pub(crate) fn sidecars(installed: &Installed, replica: &str) -> anyhow::Result<usize> {
     Ok(inspection(installed, replica)?.proxies()?.len())
 }
 
 /// The replica that most sidecars are connected to.
-fn replica_with_sidecars(installed: &Installed) -> anyhow::Result<String> {
+pub(crate) fn replica_with_sidecars(installed: &Installed) -> anyhow::Result<String> {
     let mut most = (0, String::new());
     for replica in installed.node.ready(SYSTEM, CONTROL_PLANE) {
         let count = sidecars(installed, &replica)?;
@@ -245,13 +257,13 @@ fn replica_with_sidecars(installed: &Installed) -> anyhow::Result<String> {
     Ok(most.1)
 }
 
-fn the_other(installed: &Installed, replica: &str) -> anyhow::Result<String> {
+pub(crate) fn the_other(installed: &Installed, replica: &str) -> anyhow::Result<String> {
     let replicas = installed.node.ready(SYSTEM, CONTROL_PLANE);
     replicas.into_iter().find(|other| other != replica).context("another replica")
 }
 
 /// The pod that holds the lease: its identity there is `POD_START`.
-fn holder(installed: &Installed) -> anyhow::Result<String> {
+pub(crate) fn holder(installed: &Installed) -> anyhow::Result<String> {
     let lease = installed.kubernetes.get("coordination.k8s.io/v1", "leases", SYSTEM, "weft")?.context("the Lease")?;
     let identity = lease["spec"]["holderIdentity"].as_str().context("a holder")?;
     Ok(identity.split_once('_').context("POD_START")?.0.to_owned())

@@ -13,7 +13,7 @@ use crate::file;
 
 pub(crate) const SYSTEM: &str = "weft-system";
 pub(crate) const CONTROL_PLANE: (&str, &str) = ("app.kubernetes.io/component", "control-plane");
-const WEBHOOK: (&str, &str) = ("app.kubernetes.io/component", "webhook");
+pub(crate) const WEBHOOK: (&str, &str) = ("app.kubernetes.io/component", "webhook");
 /// The pod that calls.
 pub(crate) const FRONTEND: &str = "shop/frontend-";
 

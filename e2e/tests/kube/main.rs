@@ -3,7 +3,10 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod clock;
 mod control_plane;
+mod etcd;
+mod faults;
 mod ha;
 mod installed;
 mod rights;

@@ -15,7 +15,7 @@ use crate::{account, file, finish, install, tail};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is read: each holds up nothing but itself.
-const READ: [&str; 13] = [
+pub(crate) const READ: [&str; 13] = [
     "namespaces",
     "pods",
     "services",
@@ -123,7 +123,52 @@ fn each_right_is_missed_by_name_and_taken_up_again() {
         })?;
         Ok((replica.runs(), "a new Service".to_owned()))
     });
+    written(&kubernetes, &replica, &mut rows);
     finish(rows, || tail(&replica.log()));
+}
+
+/// What only the holder of the Lease writes, and nobody reads: rules that are not there at first, and are given one by one.
+fn written(kubernetes: &Kubernetes, replica: &Replica, rows: &mut Scenarios) {
+    let group = "admissionregistration.k8s.io";
+    let [cluster, own] = [roles("ClusterRole"), roles("Role")];
+    let rule = |group: &str, resource: &str, name: &str, verb: &str| json!({"apiGroups": [group], "resources": [resource], "resourceNames": [name], "verbs": ["get", verb]});
+    let secret = rule("", "secrets", "weft-webhook-tls", "update");
+    let injector = rule(group, "mutatingwebhookconfigurations", "weft-injector", "patch");
+    let validator = rule(group, "validatingwebhookconfigurations", "weft-validator", "patch");
+    for (role, of, rule) in [
+        (&own, "Secret weft-system/weft-webhook-tls", secret),
+        (&cluster, "MutatingWebhookConfiguration weft-injector", injector),
+        (&cluster, "ValidatingWebhookConfiguration weft-validator", validator),
+    ] {
+        let resource = rule["resources"][0].as_str().unwrap_or_default().to_owned();
+        let name = format!("kube-rbac: {resource} of the webhooks: named while the rule is missing, and over with it");
+        rows.holds(&name, "may not get …; over", || {
+            let mut rules = role["rules"].as_array().cloned().unwrap_or_default();
+            rules.push(rule);
+            mended(replica, of, &resource, || kubernetes.put(&with_rules(role, &rules)))
+        });
+    }
+    rows.holds(
+        "kube-rbac: events: named while the rule is missing; what still holds is written with it",
+        "1 event",
+        || {
+            let rules = cluster["rules"].as_array().into_iter().flatten().filter(|rule| !has(rule, "events"));
+            kubernetes.put(&with_rules(&cluster, &rules.cloned().collect::<Vec<_>>()))?;
+            kubernetes.put(&json!({
+                "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
+                "metadata": {"namespace": "shop", "name": "broken"},
+                "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}], "timeouts": {"request": "5"}},
+            }))?;
+            let (held, line) = mended(replica, "events of objects", "events", || kubernetes.put(&cluster))?;
+            let events = until("it is written", PATIENCE, || {
+                let list = kubernetes.get("v1", "events", "shop", "")?.unwrap_or_default();
+                let all = list["items"].as_array().into_iter().flatten();
+                let count = all.filter(|event| event["involvedObject"]["name"] == "broken").count();
+                Ok(if count > 0 { Ok(count) } else { Err("none".to_owned()) })
+            })?;
+            Ok((held && events == 1, format!("{events} event; {line}")))
+        },
+    );
 }
 
 fn shop(kubernetes: &Kubernetes) -> anyhow::Result<()> {
@@ -182,14 +227,18 @@ fn said(replica: &Replica, text: &str) -> anyhow::Result<Result<String, String>>
 
 /// The resources that are said not to be readable.
 fn named(replica: &Replica) -> anyhow::Result<BTreeSet<&'static str>> {
-    let lines = lines(replica)?;
+    Ok(unreadable(&lines(replica)?))
+}
+
+/// Those that these lines say not to be readable.
+pub(crate) fn unreadable(lines: &[String]) -> BTreeSet<&'static str> {
     let named = |resource: &str| {
         ["list", "watch"].iter().any(|verb| {
             let begins = format!("the control plane may not {verb} {resource}:");
             lines.iter().any(|line| line.starts_with(&begins))
         })
     };
-    Ok(READ.into_iter().filter(|resource| named(resource)).collect())
+    READ.into_iter().filter(|resource| named(resource)).collect()
 }
 
 /// It is said with the resource's name while the rule is missing, and is over when `give` has given it back.

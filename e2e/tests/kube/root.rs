@@ -270,7 +270,7 @@ fn wait_for_holder(kubernetes: &Kubernetes, wanted: impl Fn(&str) -> bool) -> an
 }
 
 /// The control plane's own certificate, which must be believed by who trusts `root`.
-fn handshake(kubernetes: &Kubernetes, replica: &Replica, root: &str) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn handshake(kubernetes: &Kubernetes, replica: &Replica, root: &str) -> anyhow::Result<Vec<u8>> {
     Ok(handshake_and_count(kubernetes, replica, root)?.0)
 }
 

@@ -21,7 +21,7 @@ use weft_e2e::until;
 use crate::root::root_of;
 use crate::{account, file, finish, install, role_without, tail};
 
-const AUDIENCE: &str = "weft-xds";
+pub(crate) const AUDIENCE: &str = "weft-xds";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -180,12 +180,12 @@ fn stream_with(
     kubernetes.block_on(async { tokio::time::timeout(Duration::from_secs(20), answered).await })?
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A token with other claims, under the key that the API server signs with.
-fn signed(kubernetes: &Kubernetes, token: &str, change: impl FnOnce(&mut Value)) -> anyhow::Result<String> {
+pub(crate) fn signed(kubernetes: &Kubernetes, token: &str, change: impl FnOnce(&mut Value)) -> anyhow::Result<String> {
     let key = kubernetes.directory().join("accounts-key.pem");
     sign(token, change, &fs::read(key).context("the key of an API server that was started here")?)
 }

@@ -43,7 +43,7 @@ fn a_leaf_is_an_x509_svid_signed_by_the_root() {
     assert_eq!(summary.uris, ["spiffe://cluster.local/ns/shop/sa/cart"]);
     assert_eq!((summary.subject.as_str(), summary.names_critical), ("", true));
     assert_eq!(summary.issuer, "O=weft, CN=weft root of cluster.local");
-    assert_eq!(SystemTime::from(summary.not_before), epoch() - Duration::from_secs(60));
+    assert_eq!(SystemTime::from(summary.not_before), epoch() - CLOCK_TOLERANCE);
     assert_eq!(SystemTime::from(summary.not_after), epoch() + DAY);
     assert_eq!(describe_all(issued.chain_pem.as_bytes()).unwrap().len(), 1, "the root is not sent with the chain");
 }

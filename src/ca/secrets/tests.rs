@@ -1,4 +1,5 @@
 use super::*;
+use crate::ca::Clock;
 use crate::ca::describe::describe;
 use crate::ca::test_clock::tokio_clock;
 use crate::mesh::TrustDomain;
@@ -104,6 +105,31 @@ async fn a_leaf_that_is_due_is_not_handed_out_even_if_nobody_runs_the_renewal() 
     let first = store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap();
     tokio::time::sleep(LIFETIME.mul_f64(0.7)).await;
     assert_ne!(store.secret(&cart(), &proxy("cart-1"), &WORKLOAD.into()).unwrap().version, first.version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leafs_that_were_minted_by_a_clock_that_was_far_ahead_are_replaced_when_it_is_set() {
+    let (ahead, real) = (Arc::new(Mutex::new(Duration::ZERO)), tokio_clock());
+    let clock = {
+        let ahead = ahead.clone();
+        Clock::new(move || real.now() + *ahead.lock().unwrap())
+    };
+    let authority = Arc::new(Authority::in_memory(TrustDomain::default(), clock).unwrap());
+    let store = Arc::new(SecretStore::new(authority, LeafPolicy::default()));
+    for (minutes, replaced) in [(5, false), (60, true)] {
+        *ahead.lock().unwrap() = Duration::from_mins(minutes);
+        let running = store.clone();
+        let task = tokio::spawn(async move { running.renew_forever().await });
+        let proxy = proxy(&format!("cart-{minutes}"));
+        let first = store.secret(&cart(), &proxy, &WORKLOAD.into()).unwrap();
+        let told = *store.changes().borrow();
+        *ahead.lock().unwrap() = Duration::ZERO;
+        tokio::time::sleep(LOOK + Duration::from_secs(1)).await;
+        assert_eq!(*store.changes().borrow() > told, replaced, "{minutes} min: streams are told to ask again");
+        let now = store.secret(&cart(), &proxy, &WORKLOAD.into()).unwrap();
+        assert_eq!(now.version != first.version, replaced, "{minutes} min");
+        task.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]

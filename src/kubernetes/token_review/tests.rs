@@ -115,7 +115,7 @@ async fn what_is_no_good_at_sight_is_not_asked_for() {
     let fixture = Fixture::new();
     let cases = [
         (token("api", 3600), "not for the audience `weft-xds`"),
-        (token(AUDIENCE, -5), "expired 5 s ago"),
+        (token(AUDIENCE, -901), "expired 901 s ago"),
         ("opaque".to_owned(), "no ServiceAccount token"),
         ("x".repeat(MAX_LENGTH + 1), "bytes long"),
     ];
@@ -205,7 +205,18 @@ async fn no_verdict_outlives_its_token() {
     let token = token(AUDIENCE, 30);
     fixture.check(&token).await.unwrap();
     tokio::time::advance(Duration::from_secs(31)).await;
+    fixture.answers(Ok(TokenReviewStatus { error: Some("token has expired".to_owned()), ..Default::default() }));
     assert!(matches!(fixture.check(&token).await, Err(AuthError::Invalid(reason)) if reason.contains("expired")));
+    fixture.answers(down());
+    assert!(fixture.check(&token).await.is_err(), "nor while the API server is away");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_does_not_end_a_token_that_the_api_server_accepts() {
+    let fixture = Fixture::new();
+    fixture.check(&token(AUDIENCE, -300)).await.unwrap();
+    fixture.check(&token(AUDIENCE, -300)).await.unwrap();
+    assert_eq!(fixture.asked(), 2, "it is asked each time");
 }
 
 #[tokio::test(start_paused = true)]

@@ -124,7 +124,7 @@ fn unanswered(message: &str) -> Diagnostic {
     Diagnostic::error(
         "",
         format!("the API server does not answer: {message}"),
-        "see that it runs and can be reached from here; until then the mesh stays as it is, and this mends itself",
+        "see that it and its etcd are well, and that it can be reached from here; until then the mesh stays as it is, and this mends itself",
     )
 }
 

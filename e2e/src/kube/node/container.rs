@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 use rustix::mount::{MountFlags, mount};
@@ -13,9 +14,12 @@ use weft::local::cluster::expand;
 use weft::local::namespaces::{Carry, bind, cover_run, make_private, unshare};
 
 use super::network::PodNetwork;
+use crate::kube::clock::{self, Clock};
 
 /// Where the programs of all images are in every container, and first in its `PATH`.
 const PROGRAMS: &str = "/run/node/bin";
+/// Where the clock of a pod is whose clock is wrong.
+const CLOCK: &str = "/run/node/clock";
 /// The user of Weft's image (Dockerfile), of which everything is that does not say who it is.
 const USER: u64 = 65532;
 
@@ -40,6 +44,8 @@ pub(super) struct Surroundings {
     pub(super) fields: BTreeMap<String, String>,
     /// The variables that every container has.
     pub(super) environment: BTreeMap<String, String>,
+    /// What processes that start from then on take for the time.
+    pub(super) clock: OnceLock<Clock>,
 }
 
 /// The command of a container.
@@ -86,7 +92,8 @@ fn show(surroundings: &Surroundings, mounts: &[(PathBuf, PathBuf)]) -> anyhow::R
     let programs = programs.map(|(name, from)| Carry { from: from.clone(), to: Path::new(PROGRAMS).join(name) });
     let (below_run, below_etc): (Vec<_>, Vec<_>) = mounts.iter().partition(|(_, to)| to.starts_with("/run"));
     let volumes = below_run.into_iter().map(|(from, to)| Carry { from: from.clone(), to: to.clone() });
-    cover_run(&programs.into_iter().chain(volumes).collect::<Vec<_>>())?;
+    let clock = surroundings.clock.get().map(|clock| Carry { from: clock.directory().to_owned(), to: CLOCK.into() });
+    cover_run(&programs.into_iter().chain(volumes).chain(clock).collect::<Vec<_>>())?;
     for part in ["upper", "work"] {
         fs::create_dir_all(format!("/run/node/etc/{part}"))?;
     }
@@ -141,6 +148,7 @@ fn identity(pod: &Value, container: &Value) -> Vec<String> {
 fn environment(surroundings: &Surroundings, container: &Value) -> anyhow::Result<BTreeMap<String, String>> {
     let mut environment = surroundings.environment.clone();
     environment.insert("PATH".to_owned(), format!("{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin"));
+    environment.extend(surroundings.clock.get().iter().flat_map(|_| clock::environment(Path::new(CLOCK))));
     for variable in container["env"].as_array().into_iter().flatten() {
         let name = variable["name"].as_str().context("a variable without a name")?;
         let value = match (variable["value"].as_str(), variable["valueFrom"]["fieldRef"]["fieldPath"].as_str()) {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -203,6 +203,7 @@ impl Life {
             volumes: volumes.clone(),
             fields: fields.clone(),
             environment,
+            clock: OnceLock::new(),
         };
         let volumes = Volumes::of(&pod.object, volumes, &fields);
         let spec = &pod.object["spec"];

@@ -142,6 +142,22 @@ impl Volumes {
     }
 }
 
+/// Has one file of a volume hold something else, as if its source had changed.
+///
+/// # Errors
+/// When there is no such volume.
+pub(super) fn replace(directory: &Path, path: &str, content: &str) -> anyhow::Result<()> {
+    let mut files = Files::new();
+    for entry in fs::read_dir(directory.join("..data")).with_context(|| directory.display().to_string())? {
+        let entry = entry?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
+    }
+    files.insert(path.to_owned(), content.as_bytes().to_vec());
+    let mut generations = 1..;
+    let next = generations.find(|generation| !directory.join(format!("..{generation}")).exists());
+    publish(directory, next.unwrap_or_default(), &files)
+}
+
 /// Writes a new generation of the files and swaps it in.
 fn publish(directory: &Path, generation: u64, files: &Files) -> anyhow::Result<()> {
     let new = format!("..{generation}");
