@@ -6,6 +6,7 @@
 mod control_plane;
 mod ha;
 mod installed;
+mod replicas;
 mod rights;
 mod root;
 mod shop;

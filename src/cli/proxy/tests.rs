@@ -142,6 +142,13 @@ impl Inspection for ControlPlane {
         Ok(Response::new(proto::ListDeliveriesResponse { objects: vec![object] }))
     }
 
+    async fn list_answers(
+        &self,
+        _: Request<proto::ListAnswersRequest>,
+    ) -> Result<Response<proto::ListAnswersResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
     async fn list_held_back(
         &self,
         _: Request<proto::ListHeldBackRequest>,

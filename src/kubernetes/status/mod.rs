@@ -2,9 +2,10 @@
 //! holder of the Lease.
 //!
 //! ```text
-//!  diagnostics ──┐
-//!  deliveries  ──┼─▶ conditions (pure) ─ different from what is there ─▶ status of objects of SMI and of Weft
-//!  objects seen ─┘        └─▶ events (pure) ─ not said yet ──────────▶ Events, of every kind
+//!  objects seen ──┐
+//!  diagnostics  ──┼─▶ conditions (pure) ─ different from what is there ─▶ status of objects of SMI and of Weft
+//!  own answers ──┬┘        └─▶ events (pure) ─ not said yet ──────────▶ Events, of every kind
+//!  replicas ─────┘ whole (pure)
 //! ```
 //!
 //! Each round compares what should be said with what the API server has. So nothing is written twice, a new holder goes
@@ -14,12 +15,14 @@
 mod conditions;
 mod events;
 mod limit;
+mod replicas;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -30,18 +33,19 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Cluster, Report, RequestError, send};
-use crate::mesh::{Diagnostic, Kind, ObjectRef};
-use crate::xds::status::Answers;
+use crate::inspect::answers::{Generation, Generations};
+use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey};
 use conditions::{Difference, Wanted};
 use events::Saying;
 use limit::Limit;
+pub use replicas::Replica;
+use replicas::Reply;
+use whole::Whole;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// What was read a shorter time ago may not be in the mesh yet, or not on its way.
+/// What was read a shorter time ago may not be in the mesh of every replica yet, or not on its way.
 const SETTLES: Duration = Duration::from_secs(1);
-/// A change may be told together with others that were read so much earlier.
-const GATHERED: Duration = Duration::from_millis(100);
 /// What was written shows by then, or is written again.
 const SHOWS: Duration = Duration::from_secs(10);
 /// So long it is believed that a kind has no status.
@@ -74,17 +78,16 @@ pub struct Observed {
     pub at: Instant,
 }
 
-/// What there is to tell.
-pub trait Findings: Send + Sync {
+/// What there is to tell, and what the proxies of this replica have answered.
+pub trait Findings: Generations {
     /// The objects of SMI and of Weft.
     fn objects(&self) -> Vec<(ObjectRef, Arc<Observed>)>;
 
     /// What is wrong with objects.
     fn diagnostics(&self) -> Vec<Diagnostic>;
 
-    /// For each of the objects the answers to the resources that it has a part in, and when the newest of them changed;
-    /// the time they took is that of the changes since the time given. `None`: it has a part in none.
-    fn answers(&self, of: &[(&ObjectRef, SystemTime)]) -> Vec<Option<(SystemTime, Answers)>>;
+    /// The replicas of the control plane, this one among them, by their Service.
+    fn replicas(&self, service: &ServiceKey) -> Vec<Replica>;
 }
 
 /// Writes what became of objects.
@@ -153,7 +156,7 @@ impl Status {
         tenure.bare.retain(|_, since| now.duration_since(*since) < BARE);
         tenure.sent.retain(|object, (_, at)| objects.contains_key(object) && now.duration_since(*at) < PROGRESS);
         tenure.missed.retain(|object| objects.contains_key(object));
-        let mut wanted = self.wanted(&objects, &found, now);
+        let mut wanted = self.wanted(&objects, &found, now).await;
         // Before the conditions are written: what they say already needs no event.
         let sayings = sayings(&found, &wanted);
         tenure.said.retain(|object, _| sayings.contains_key(object));
@@ -180,7 +183,7 @@ impl Status {
     }
 
     /// The conditions that objects should have; those that were read a moment ago are left out.
-    fn wanted(
+    async fn wanted(
         &self,
         objects: &BTreeMap<ObjectRef, Arc<Observed>>,
         found: &BTreeMap<ObjectRef, Vec<Diagnostic>>,
@@ -192,16 +195,49 @@ impl Status {
             let accepted = conditions::accepted(found.get(object).map(Vec::as_slice).unwrap_or_default());
             let settled = conditions::settled(seen, &accepted);
             if settled.is_none() {
-                under_way.push((object, SystemTime::now() - now.duration_since(seen.at) - GATHERED));
+                let (uid, generation) = (seen.uid.clone(), seen.generation);
+                under_way.push(Generation { object: object.clone(), uid, generation });
             }
             wanted.insert(object.clone(), [Some(accepted), settled].into_iter().flatten().collect::<Vec<_>>());
         }
-        let answers = if under_way.is_empty() { Vec::new() } else { self.findings.answers(&under_way) };
-        for ((object, since), answers) in under_way.iter().zip(answers) {
-            let delivered = conditions::delivered(answers, *since, &self.cluster.replica);
-            wanted.entry((*object).clone()).or_default().push(delivered);
+        let under_way: Arc<[Generation]> = under_way.into();
+        let others = self.ask(&under_way).await;
+        let own = if under_way.is_empty() { Vec::new() } else { self.findings.answers(&under_way) };
+        for (place, (of, own)) in under_way.iter().zip(own).enumerate() {
+            let Some(own) = own else {
+                // It has changed in the meantime: the next round is about what it is now.
+                wanted.remove(&of.object);
+                continue;
+            };
+            let mut whole = Whole::of(own);
+            others.iter().for_each(|(replica, reply)| whole.add(replica, reply, place));
+            wanted.entry(of.object.clone()).or_default().push(conditions::delivered(&whole));
         }
         wanted
+    }
+
+    /// What the other replicas say of these objects.
+    async fn ask(&self, of: &Arc<[Generation]>) -> Vec<(Replica, Reply)> {
+        let mut others = match of.is_empty() {
+            true => Vec::new(),
+            false => self.findings.replicas(&ServiceKey::new(self.cluster.namespace(), replicas::SERVICE)),
+        };
+        others.retain(|replica| *replica.name != *self.cluster.replica);
+        let replies = replicas::ask(others, of).await;
+        let silent = replies.iter().filter(|(replica, _)| replica.ready).find_map(|(replica, reply)| match reply {
+            Reply::Silent(why) => Some((replica, why)),
+            Reply::Answers(_) | Reply::Older => None,
+        });
+        let found = silent.map(|(Replica { name, addresses, .. }, why)| {
+            let at = addresses.first().map(ToString::to_string).unwrap_or_default();
+            let reason =
+                format!("replica {name} does not answer at {at}, so that nobody knows what its proxies have: {why}");
+            let help =
+                "see whether it runs, and that replicas may reach this port (NetworkPolicy weft); it is asked again";
+            Diagnostic::warning("", reason, help)
+        });
+        self.report.report("the other replicas", found);
+        replies
     }
 
     async fn write_conditions(
