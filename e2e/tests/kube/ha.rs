@@ -21,6 +21,41 @@ const CHANGES: Duration = Duration::from_millis(100);
 /// What a reconnection may bring anew: a certificate, since its key is in the memory of one replica only.
 const SECRET: &str = "secret";
 
+/// Objects tell of the sidecars of both replicas, wherever these are.
+pub(crate) fn counted(installed: &Installed, rows: &mut Scenarios) {
+    rows.holds("kube-status: of two replicas, objects tell of the sidecars of both", "3/3 proxies", || {
+        let replicas = installed.node.ready(SYSTEM, CONTROL_PLANE);
+        let counts = replicas.iter().map(|replica| sidecars(installed, replica)).collect::<anyhow::Result<Vec<_>>>()?;
+        let said = said(installed, 11)?;
+        Ok((counts.iter().sum::<usize>() == SIDECARS && said.contains(&all()), format!("{counts:?}: {said}")))
+    });
+    rows.holds("kube-status: one of them is killed, and its sidecars are told of where they go", "3/3 proxies", || {
+        let victim = replica_with_sidecars(installed)?;
+        let survivor = the_other(installed, &victim)?;
+        let moved = sidecars(installed, &victim)?;
+        kill(installed, &victim, &survivor)?;
+        let said = said(installed, 12)?;
+        Ok((said.contains(&all()), format!("{moved} moved: {said}")))
+    });
+}
+
+/// As a condition says that all sidecars have it.
+fn all() -> String {
+    format!(": {SIDECARS}/{SIDECARS} proxies, ")
+}
+
+/// Gives the policy of the catalog this time-out, and waits until it is delivered; what it says.
+fn said(installed: &Installed, seconds: u32) -> anyhow::Result<String> {
+    let policy = ("weft.dev/v1alpha1", "trafficpolicies", "shop", "catalog");
+    installed.kubernetes.put(&json!({
+        "apiVersion": policy.0, "kind": "TrafficPolicy", "metadata": {"namespace": policy.2, "name": policy.3},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}], "timeouts": {"request": format!("{seconds}s")}},
+    }))?;
+    let now = installed.kubernetes.get(policy.0, policy.1, policy.2, policy.3)?.context("the policy")?;
+    let begins = format!("True Delivered of generation {}: ", now["metadata"]["generation"]);
+    condition(&installed.kubernetes, policy.3, "Delivered", &begins)
+}
+
 pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
     rows.holds(
         "kube-ha: each replica in turn is killed under load, its sidecars go to the other one",
@@ -70,7 +105,7 @@ pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
     });
     rows.holds(
         "kube-ha: another replica takes over the lease of one that was killed, and writes status",
-        "another holder, True Delivered",
+        "another holder, True Delivered: 3/3 proxies",
         || {
             let holder = holder(installed)?;
             let pod = format!("{SYSTEM}/{holder}");
@@ -81,15 +116,10 @@ pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
                 Ok(if next == holder { Err(next) } else { Ok(next) })
             })?;
             let took = began.elapsed().as_secs_f64();
-            installed.kubernetes.put(&json!({
-                "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
-                "metadata": {"namespace": "shop", "name": "catalog"},
-                "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}], "timeouts": {"request": "10s"}},
-            }))?;
-            let said = condition(&installed.kubernetes, "catalog", "Delivered", "True Delivered of generation 1")?;
+            let said = said(installed, 10)?;
             installed.node.release(&pod)?;
             installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
-            Ok((next != holder, format!("{holder}, {next} after {took:.1} s; {said}")))
+            Ok((next != holder && said.contains(&all()), format!("{holder}, {next} after {took:.1} s; {said}")))
         },
     );
 }

@@ -34,6 +34,7 @@ fn run(line: &str) {
     split(&installed, &mut rows);
     scaled(&installed, &mut rows);
     rolled(&installed, &mut rows);
+    ha::counted(&installed, &mut rows);
     ha::killed(&installed, &mut rows);
     ha::vanished(&installed, &mut rows);
     ha::forbidden(&installed, &mut rows);
