@@ -12,7 +12,7 @@ use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
 use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM};
-use crate::status::condition;
+use crate::status::delivered;
 
 /// The pods of the shop with a sidecar.
 const SIDECARS: usize = 3;
@@ -46,14 +46,12 @@ fn all() -> String {
 
 /// Gives the policy of the catalog this time-out, and waits until it is delivered; what it says.
 fn said(installed: &Installed, seconds: u32) -> anyhow::Result<String> {
-    let policy = ("weft.dev/v1alpha1", "trafficpolicies", "shop", "catalog");
     installed.kubernetes.put(&json!({
-        "apiVersion": policy.0, "kind": "TrafficPolicy", "metadata": {"namespace": policy.2, "name": policy.3},
+        "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"namespace": "shop", "name": "catalog"},
         "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}], "timeouts": {"request": format!("{seconds}s")}},
     }))?;
-    let now = installed.kubernetes.get(policy.0, policy.1, policy.2, policy.3)?.context("the policy")?;
-    let begins = format!("True Delivered of generation {}: ", now["metadata"]["generation"]);
-    condition(&installed.kubernetes, policy.3, "Delivered", &begins)
+    delivered(&installed.kubernetes, "catalog", "True Delivered")
 }
 
 pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
