@@ -36,8 +36,8 @@ pub struct Args {
     /// memory
     #[arg(long, value_name = "DIR")]
     ca_dir: Option<PathBuf>,
-    /// The file that keeps what each workload calls, so that its new pods are warm from the start; warm-sets.json in the
-    /// --ca-dir when that is given, else it is forgotten at the end
+    /// The file that keeps what each workload calls, so that its new pods are warm from the start; without it the
+    /// ConfigMap weft-warm-sets does with kube, warm-sets.json in the --ca-dir when that is given, else the memory
     #[arg(long, value_name = "FILE")]
     warm_sets: Option<PathBuf>,
     /// With dir:PATH: the public key (PEM) that the sidecars' tokens are verified with

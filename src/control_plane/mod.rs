@@ -67,7 +67,7 @@ const EXPLAIN: std::time::Duration = std::time::Duration::from_millis(250);
 pub struct Config {
     /// Where the mesh's objects, its root, and the identities of sidecars come from.
     pub origin: Origin,
-    /// The file that keeps what workloads call; `None` keeps it in memory.
+    /// The file that keeps what workloads call; `None`: on Kubernetes a ConfigMap does, else the memory.
     pub warm_sets: Option<PathBuf>,
     /// Where xDS is served, over TLS.
     pub xds: SocketAddr,
@@ -152,14 +152,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
     let (snapshots, published) = watch::channel(None);
     let (pipeline, mesh) = Pipeline::new(batches, snapshots, clock.clone());
-    let store = config.warm_sets.map(|path| -> Arc<dyn WarmStore> { Arc::new(FileStore::new(path)) });
+    let store = match config.warm_sets {
+        Some(path) => Some(Arc::new(FileStore::new(path)) as Arc<dyn WarmStore>),
+        None => origin.warm_store(mesh.clone()),
+    };
     let (mut memory, ears) = Memory::new(mesh.clone(), published.clone(), store);
-    memory.load().await;
     let readiness = Readiness::default();
     let reading = readiness.block(UNREAD);
     let early = early_health(&admin_listener, &readiness)?;
     let source = origin.read(events);
-    let synced = explained(UNREAD, &reading, &mesh, pipeline.synced());
+    let synced = async {
+        memory.load().await; // before the first snapshot, whose pods are then warm
+        pipeline.synced().await
+    };
+    let synced = explained(UNREAD, &reading, &mesh, synced);
     let (pipeline, trust_domain) = tokio::select! {
         synced = synced => synced.ok_or(Error::Pipeline)?,
         () = shutdown.cancelled() => return Ok(()),

@@ -24,11 +24,13 @@ use crate::kubernetes::root_bundle::RootBundle;
 use crate::kubernetes::root_secret::RootSecret;
 use crate::kubernetes::status::Status;
 use crate::kubernetes::token_review::TokenReviews;
+use crate::kubernetes::warm_sets::ConfigMapStore;
 use crate::kubernetes::webhooks::{Served, Webhooks};
 use crate::mesh::TrustDomain;
 use crate::source::crds;
 use crate::source::kube::{KubeSource, ObservedObjects};
 use crate::source::{DirectorySource, Event, SourceError};
+use crate::warm::WarmStore;
 use crate::xds::auth::Authenticator;
 
 /// Where everything comes from.
@@ -157,6 +159,14 @@ impl Opened {
             }
         };
         Ok(Arc::new(authority))
+    }
+
+    /// Where replicas keep what workloads call, if they have anything in common.
+    pub(super) fn warm_store(&self, mesh: Arc<State>) -> Option<Arc<dyn WarmStore>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Kubernetes(on) => Some(Arc::new(ConfigMapStore::new(&on.cluster, mesh))),
+        }
     }
 
     pub(super) fn authenticator(

@@ -18,7 +18,7 @@ use crate::envoy::names;
 use crate::mesh::object::DiscoveryMode;
 use crate::mesh::{Kind, ProxyId, ServiceKey, Upstream, WorkloadKey, World};
 use crate::snapshot::{ResourceName, ResourceType, Snapshot};
-use crate::warm::{Learned, Moment, StoreError, WarmSets, WarmStore};
+use crate::warm::{Learned, Moment, Saved, StoreError, WarmSets, WarmStore};
 use crate::xds::learn::Learn;
 
 /// Requests that wait to be learned from. What does not fit is learned when its proxy connects again.
@@ -69,13 +69,13 @@ impl Memory {
         (Self { heard, state, published, store, unsaved, tidied, failing, full }, Ears(ears))
     }
 
-    /// Remembers what the store has kept. Called before the first snapshot, whose pods are then warm.
+    /// Remembers what the store has kept.
     pub(super) async fn load(&mut self) {
         let Some(store) = self.store.clone() else { return };
         match store.load().await {
             Ok(Some(kept)) => {
                 let ours = self.state.merge_warm(&kept);
-                self.unsaved |= ours != kept;
+                self.unsaved = ours != kept;
                 self.failing = None;
             }
             Ok(None) => self.failing = None,
@@ -110,7 +110,7 @@ impl Memory {
         }
         let Some(store) = self.store.clone() else { return };
         match store.save(self.state.warm()).await {
-            Ok(()) => self.unsaved = false,
+            Ok(saved) => self.unsaved = saved == Saved::NotYet,
             Err(error) => self.failed(&error),
         }
     }
@@ -270,7 +270,7 @@ mod tests {
             self.0.load()
         }
 
-        fn save(&self, sets: WarmSets) -> futures::future::BoxFuture<'_, Result<(), StoreError>> {
+        fn save(&self, sets: WarmSets) -> futures::future::BoxFuture<'_, Result<Saved, StoreError>> {
             self.1.fetch_add(1, Ordering::Relaxed);
             self.0.save(sets)
         }

@@ -4,6 +4,7 @@
 //!  TokenReviews ◀── token_review: who a sidecar is                 every replica
 //!  Secret       ◀─▶ root_secret: what the mesh's root is           every replica; the holder puts it back
 //!  Lease        ◀─▶ lease: which replica is the holder             every replica
+//!  ConfigMap    ◀─▶ warm_sets: what each workload calls            every replica
 //!  ConfigMaps   ◀── root_bundle: the root, for sidecars to trust   the holder
 //!  Secret, webhook configurations, CustomResourceDefinitions
 //!               ◀─▶ webhooks: their certificate, and who asks them the holder
@@ -18,6 +19,7 @@ pub mod root_bundle;
 pub mod root_secret;
 pub mod status;
 pub mod token_review;
+pub mod warm_sets;
 pub mod webhooks;
 
 use std::fmt;

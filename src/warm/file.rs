@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::document::{self, DocumentError};
-use super::{StoreError, WarmSets, WarmStore};
+use super::{Saved, StoreError, WarmSets, WarmStore};
 
 /// What is larger is not ours.
 const MAX_FILE: u64 = 64 << 20;
@@ -67,8 +67,8 @@ impl WarmStore for FileStore {
         self.blocking(Shared::load)
     }
 
-    fn save(&self, sets: WarmSets) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.blocking(move |shared| shared.save(&sets))
+    fn save(&self, sets: WarmSets) -> BoxFuture<'_, Result<Saved, StoreError>> {
+        self.blocking(move |shared| shared.save(&sets).map(|()| Saved::Kept))
     }
 }
 
@@ -117,7 +117,7 @@ impl Shared {
         let unfinished = self.beside(&format!("{}.new", std::process::id()));
         let write = || -> io::Result<Stamp> {
             let mut file = File::create(&unfinished)?;
-            file.write_all(&content)?;
+            file.write_all(content.as_bytes())?;
             file.sync_all()?;
             let stamp = Stamp::of(&file.metadata()?);
             fs::rename(&unfinished, &self.path)?;
@@ -150,7 +150,7 @@ impl Shared {
     }
 
     fn failed(&self, error: io::Error) -> StoreError {
-        StoreError::Io { place: display(&self.path), error }
+        StoreError::Unusable { place: display(&self.path), error: error.into() }
     }
 
     fn newer(&self, error: DocumentError) -> StoreError {

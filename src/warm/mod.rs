@@ -12,7 +12,7 @@
 //! [`WarmSets`] is a state-based CRDT: replicas that share a [`WarmStore`] come to the same sets in whatever order they
 //! read and write, without a lock. So a lost write costs nothing but time.
 
-mod document;
+pub(crate) mod document;
 mod file;
 mod sets;
 
@@ -26,31 +26,39 @@ pub use sets::{Learned, MAX_IN_SET, Moment, Seen, WarmSets};
 
 /// Where warm sets are kept when the control plane ends, and where replicas find each other's.
 ///
-/// Neither call is made for each thing that is learned: the control plane calls them every few seconds at most. A store
-/// that only one replica may write (a ConfigMap, by the holder of a lease) saves nothing on the others.
+/// Neither call is made for each thing that is learned: the control plane calls them every few seconds at most.
 pub trait WarmStore: Send + Sync + fmt::Debug {
-    /// What is kept there; `None` if that is nothing, or nothing else than was loaded or saved here last.
+    /// What is kept there; `None` if that is nothing else than was loaded or saved here last.
     fn load(&self) -> BoxFuture<'_, Result<Option<WarmSets>, StoreError>>;
 
     /// Keeps `sets` in place of what is there; they contain what was loaded before.
-    fn save(&self, sets: WarmSets) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn save(&self, sets: WarmSets) -> BoxFuture<'_, Result<Saved, StoreError>>;
+}
+
+/// Whether sets were kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Saved {
+    /// They are.
+    Kept,
+    /// Another replica was faster, or it is too soon: to be loaded and saved again.
+    NotYet,
 }
 
 /// Why sets are not kept. Nothing but warmth is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot be read or written.
+    /// They cannot be read or written.
     #[error("warm sets in {place}: {error}; new pods wait at their first calls until this is repaired")]
-    Io {
-        /// The file.
+    Unusable {
+        /// The file, or the ConfigMap.
         place: String,
         /// Why not.
-        error: std::io::Error,
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is of a later Weft, which is left its file.
+    /// They are of a later Weft, which is left its own.
     #[error("warm sets in {place}: {error}; they are neither read nor written here")]
     Newer {
-        /// The file.
+        /// The file, or the ConfigMap.
         place: String,
         /// Its version.
         error: DocumentError,

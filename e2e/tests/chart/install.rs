@@ -194,6 +194,7 @@ fn traces(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
         ("v1", "secrets", SYSTEM, "weft-webhook-tls"),
         ("coordination.k8s.io/v1", "leases", SYSTEM, "weft"),
         ("v1", "configmaps", SYSTEM, "weft-root"),
+        ("v1", "configmaps", SYSTEM, "weft-warm-sets"),
         ("v1", "configmaps", "shop", "weft-root"),
         ("v1", "configmaps", "quiet", "weft-root"),
         (REGISTRATION, "mutatingwebhookconfigurations", "", "weft-injector"),

@@ -254,7 +254,7 @@ fn admin(installed: &Installed, replica: &str) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::from((installed.node.address(&format!("{SYSTEM}/{replica}"))?, 15014)))
 }
 
-fn inspection(installed: &Installed, replica: &str) -> anyhow::Result<Inspection> {
+pub(crate) fn inspection(installed: &Installed, replica: &str) -> anyhow::Result<Inspection> {
     Inspection::at(admin(installed, replica)?)
 }
 

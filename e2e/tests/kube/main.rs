@@ -15,6 +15,7 @@ mod source;
 mod status;
 mod tokens;
 mod traffic;
+mod warm;
 mod watched;
 
 use std::fs;

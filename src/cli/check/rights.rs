@@ -90,6 +90,7 @@ pub(in crate::cli) const CONTROL_PLANE: &[Rights] = &[
     Rights { own: true, names: &["weft-webhook-tls"], ..everywhere("", &["secrets"], &["get", "update"]) },
     Rights { own: true, ..everywhere("coordination.k8s.io", &["leases"], &["create"]) },
     Rights { own: true, names: &["weft"], ..everywhere("coordination.k8s.io", &["leases"], &["get", "update"]) },
+    Rights { own: true, names: &["weft-warm-sets"], ..everywhere("", &["configmaps"], &["get", "update"]) },
 ];
 
 /// Helm looks for what it makes, and applies it.

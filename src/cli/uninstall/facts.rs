@@ -17,7 +17,7 @@ use crate::cli::check::facts::{Read, get};
 use crate::cli::check::judge::is_ours;
 use crate::cli::install::release::Release;
 use crate::inject::wanted;
-use crate::kubernetes::{lease, root_bundle, root_secret, webhooks};
+use crate::kubernetes::{lease, root_bundle, root_secret, warm_sets, webhooks};
 use crate::source::convert::has_sidecar;
 use crate::source::crds;
 
@@ -82,6 +82,8 @@ async fn there(client: &Client, namespace: &str) -> Read<BTreeSet<Object>> {
     }
     let found = get::<Lease>(&Api::namespaced(all(), namespace), lease::NAME).await?.is_some();
     note(Object::new(Kind::Lease, namespace, lease::NAME), found);
+    let warm = get::<ConfigMap>(&Api::namespaced(all(), namespace), warm_sets::NAME).await?;
+    note(Object::new(Kind::ConfigMap, namespace, warm_sets::NAME), warm.is_some_and(|map| by_weft(&map.metadata)));
     let only = ListParams::default().fields(&format!("metadata.name={}", root_bundle::NAME));
     for map in Api::<ConfigMap>::all(all()).list(&only).await.map_err(text)?.items {
         let namespace = map.metadata.namespace.clone().unwrap_or_default();

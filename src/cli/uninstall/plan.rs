@@ -203,8 +203,9 @@ pub(super) fn left(facts: &Facts, kubectl: &str) -> Vec<String> {
             root_secret::NAME
         ));
     }
-    let kept = facts.there.iter().filter(|object| object.kind == Kind::ConfigMap && facts.in_use(&object.namespace));
-    let kept = Vec::from_iter(kept.map(|object| object.namespace.as_str()));
+    let roots = facts.there.iter().filter(|object| object.kind == Kind::ConfigMap && object.name == root_bundle::NAME);
+    let kept = roots.map(|object| object.namespace.as_str()).filter(|namespace| facts.in_use(namespace));
+    let kept = Vec::from_iter(kept);
     if !kept.is_empty() {
         said.push(format!(
             "ConfigMap {} in {}, whose pods mount it: weft uninstall again, when they are gone",

@@ -33,6 +33,7 @@ fn installed() -> Facts {
             Object::new(Kind::Secret, SYSTEM, "weft-webhook-tls"),
             Object::new(Kind::Secret, SYSTEM, "weft-ca"),
             Object::new(Kind::Lease, SYSTEM, "weft"),
+            Object::new(Kind::ConfigMap, SYSTEM, "weft-warm-sets"),
             root_in(SYSTEM),
             root_in("shop"),
             root_in("quiet"),
@@ -80,7 +81,12 @@ fn the_webhooks_go_first_and_the_control_plane_before_what_it_writes_and_reads()
 #[test]
 fn what_pods_mount_stays_and_the_root_with_the_sign_that_there_was_one() {
     let written = |extent| removed(&plan::steps(&installed(), extent)[1..]);
-    let always = ["Secret weft-system/weft-webhook-tls", "Lease weft-system/weft", "ConfigMap quiet/weft-root"];
+    let always = [
+        "Secret weft-system/weft-webhook-tls",
+        "Lease weft-system/weft",
+        "ConfigMap quiet/weft-root",
+        "ConfigMap weft-system/weft-warm-sets",
+    ];
     assert_eq!(written(Extent::Program), always);
     assert_eq!(written(Extent::Definitions), always);
     assert_eq!(
@@ -91,6 +97,7 @@ fn what_pods_mount_stays_and_the_root_with_the_sign_that_there_was_one() {
             "Lease weft-system/weft",
             "ConfigMap quiet/weft-root",
             "ConfigMap weft-system/weft-root",
+            "ConfigMap weft-system/weft-warm-sets",
         ]
     );
 }
