@@ -53,13 +53,17 @@ const BARE: Duration = Duration::from_secs(60);
 /// A delivery that is not complete is told anew after this time, if it is another one.
 const PROGRESS: Duration = Duration::from_secs(30);
 /// Conditions: so many at once, and then so many a second.
-const CONDITIONS: (u32, f64) = (50, 10.0);
+const CONDITIONS_LIMIT: (u32, f64) = (50, 10.0);
 /// Events: the same.
-const EVENTS: (u32, f64) = (20, 2.0);
+const EVENTS_LIMIT: (u32, f64) = (20, 2.0);
 /// So many events are remembered by name, to be counted when they come again.
 const REMEMBERED: usize = 10_000;
 /// Who we are to server-side apply.
 const MANAGER: &str = "weft-status";
+/// What is reported.
+const STATUS: &str = "the status of objects";
+const EVENTS: &str = "events of objects";
+const REPLICAS: &str = "the other replicas";
 
 /// What an API server says of an object beside what is in it.
 #[derive(Clone, PartialEq, Debug)]
@@ -116,14 +120,23 @@ struct Tenure {
 impl Tenure {
     fn new(now: Instant) -> Self {
         Self {
-            conditions: Limit::new(CONDITIONS, now),
-            events: Limit::new(EVENTS, now),
+            conditions: Limit::new(CONDITIONS_LIMIT, now),
+            events: Limit::new(EVENTS_LIMIT, now),
             sent: HashMap::new(),
             missed: HashSet::new(),
             bare: HashMap::new(),
             said: HashMap::new(),
             written: HashSet::new(),
         }
+    }
+}
+
+/// Another holder says what holds from then on.
+struct Ends<'a>(&'a dyn Report);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        [STATUS, EVENTS, REPLICAS].into_iter().for_each(|of| self.0.report(of, None));
     }
 }
 
@@ -136,6 +149,7 @@ impl Status {
     /// Writes what is new, until the future is dropped.
     pub async fn keep(&self) {
         let mut tenure = Tenure::new(Instant::now());
+        let _ends = Ends(&*self.report);
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -224,19 +238,7 @@ impl Status {
         };
         others.retain(|replica| *replica.name != *self.cluster.replica);
         let replies = replicas::ask(others, of).await;
-        let silent = replies.iter().filter(|(replica, _)| replica.ready).find_map(|(replica, reply)| match reply {
-            Reply::Silent(why) => Some((replica, why)),
-            Reply::Answers(_) | Reply::Older => None,
-        });
-        let found = silent.map(|(Replica { name, addresses, .. }, why)| {
-            let at = addresses.first().map(ToString::to_string).unwrap_or_default();
-            let reason =
-                format!("replica {name} does not answer at {at}, so that nobody knows what its proxies have: {why}");
-            let help =
-                "see whether it runs, and that replicas may reach this port (NetworkPolicy weft); it is asked again";
-            Diagnostic::warning("", reason, help)
-        });
-        self.report.report("the other replicas", found);
+        self.report.report(REPLICAS, replicas::silence(&replies));
         replies
     }
 
@@ -277,7 +279,7 @@ impl Status {
                 }
             }
         }
-        self.say("the status of objects", failed);
+        self.say(STATUS, failed);
     }
 
     async fn write_status(&self, object: &ObjectRef, seen: &Observed, wanted: &[Wanted]) -> Result<(), RequestError> {
@@ -337,7 +339,7 @@ impl Status {
                 tenure.said.entry(object.clone()).or_default().insert(saying);
             }
         }
-        self.say("events of objects", failed);
+        self.say(EVENTS, failed);
     }
 
     /// Writes an event, or counts it when it was written before.

@@ -20,6 +20,7 @@ use tonic::transport::Endpoint;
 
 use crate::inspect::answers::{self, Generation, ReplicaAnswers};
 use crate::inspect::proto::inspection_client::InspectionClient;
+use crate::mesh::Diagnostic;
 use crate::mesh::object::EndpointSlice;
 
 /// The Service of the control plane, in its own namespace.
@@ -89,6 +90,21 @@ pub(super) async fn ask(replicas: Vec<Replica>, of: &Arc<[Generation]>) -> Vec<(
     let mut replies = asked.join_all().await;
     replies.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     replies
+}
+
+/// What to say of a replica that does not answer though sidecars are sent to it.
+pub(super) fn silence(replies: &[(Replica, Reply)]) -> Option<Diagnostic> {
+    let silent = replies.iter().filter(|(replica, _)| replica.ready).find_map(|(replica, reply)| match reply {
+        Reply::Silent(why) => Some((replica, why)),
+        Reply::Answers(_) | Reply::Older => None,
+    });
+    silent.map(|(Replica { name, addresses, .. }, why)| {
+        let at = addresses.first().map(ToString::to_string).unwrap_or_default();
+        let reason =
+            format!("replica {name} does not answer at {at}, so that nobody knows what its proxies have: {why}");
+        let help = "see whether it runs, and that replicas may reach this port (NetworkPolicy weft); it is asked again";
+        Diagnostic::warning("", reason, help)
+    })
 }
 
 async fn ask_one(replica: &Replica, of: &[Generation]) -> Reply {
