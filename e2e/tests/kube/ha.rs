@@ -15,7 +15,7 @@ use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM};
 use crate::status::delivered;
 
 /// The pods of the shop with a sidecar.
-const SIDECARS: usize = 3;
+pub(crate) const SIDECARS: usize = 3;
 /// Between two changes of a split, for as long as something else is under way.
 const CHANGES: Duration = Duration::from_millis(100);
 /// What a reconnection may bring anew: a certificate, since its key is in the memory of one replica only.
@@ -283,6 +283,12 @@ fn holder(installed: &Installed) -> anyhow::Result<String> {
     let lease = installed.kubernetes.get("coordination.k8s.io/v1", "leases", SYSTEM, "weft")?.context("the Lease")?;
     let identity = lease["spec"]["holderIdentity"].as_str().context("a holder")?;
     Ok(identity.split_once('_').context("POD_START")?.0.to_owned())
+}
+
+/// What a replica itself says of deliveries.
+pub(crate) fn deliveries(installed: &Installed, replica: &str, query: &str) -> anyhow::Result<serde_json::Value> {
+    let text = http(admin(installed, replica)?, "GET", &format!("/deliveries?{query}"), "")?;
+    serde_json::from_str(&text).context(text)
 }
 
 /// How many resources of each type a replica has sent.

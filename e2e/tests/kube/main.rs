@@ -3,6 +3,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod cli;
 mod control_plane;
 mod ha;
 mod installed;

@@ -244,7 +244,7 @@ impl Reach for World {
             Target::Admin(pod) if *pod == PodKey::new("shop", "cart-5d8f-abcde") => TcpStream::connect(&self.admin),
             Target::Admin(_) => Err(std::io::ErrorKind::ConnectionRefused.into()),
             Target::Address(address) => TcpStream::connect(address),
-            Target::ControlPlane => TcpStream::connect(&self.server),
+            Target::ControlPlane | Target::Replica(_) => TcpStream::connect(&self.server),
         }
     }
 
