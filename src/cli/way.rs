@@ -1,6 +1,6 @@
 //! How a command finds the control plane: the options that all such commands have.
 
-use anyhow::Context;
+use anyhow::bail;
 
 use super::api_server::ApiServer;
 use super::cluster::InCluster;
@@ -55,9 +55,7 @@ impl Way {
                 Ok(playground) => Ok(playground),
                 Err(none) => match cluster() {
                     Ok(cluster) => Ok(Box::new(cluster)),
-                    Err(error) => {
-                        Err(none).context(format!("there is no cluster to ask ({error:#}), and no playground"))
-                    }
+                    Err(error) => bail!("{none:#}; and there is no cluster to ask: {error:#}"),
                 },
             },
         }
@@ -83,6 +81,24 @@ mod tests {
         Status,
     }
 
+    /// The playground that is asked for, and whether there is a way; none runs.
+    fn open(words: &str) -> (Option<String>, bool) {
+        let way = Cli::try_parse_from(words.split(' ')).unwrap().way;
+        let mut asked = None;
+        let opened = way.open(|name| {
+            asked = Some(name.to_owned());
+            bail!("no such playground")
+        });
+        (asked, opened.is_ok())
+    }
+
+    #[test]
+    fn a_cluster_that_is_named_needs_no_playground_and_without_a_word_one_is_looked_for_first() {
+        assert_eq!(open("weft status --kubeconfig /there/is/none"), (None, false));
+        assert_eq!(open("weft --context nobodys status").0, None);
+        assert_eq!(open("weft status").0.as_deref(), Some("default"));
+    }
+
     #[test]
     fn a_name_counts_before_and_behind_the_subcommand_and_a_server_needs_none() {
         for (words, expected) in [
@@ -90,13 +106,8 @@ mod tests {
             ("weft status --name second", Some("second")),
             ("weft status --name second --server 127.0.0.1:1", None),
         ] {
-            let way = Cli::try_parse_from(words.split(' ')).unwrap().way;
-            let mut asked = None;
-            let opened = way.open(|name| {
-                asked = Some(name.to_owned());
-                anyhow::bail!("no such playground")
-            });
-            assert_eq!((asked.as_deref(), opened.is_err()), (expected, expected.is_some()), "{words}");
+            let (asked, opened) = open(words);
+            assert_eq!((asked.as_deref(), opened), (expected, expected.is_none()), "{words}");
         }
     }
 }

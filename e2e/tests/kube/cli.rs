@@ -25,7 +25,8 @@ pub(crate) fn asked(installed: &Installed, rows: &mut Scenarios) {
                 Ok(if status["behind"] == 0 { Ok(status) } else { Err(status.to_string()) })
             })?;
             let replicas = installed.node.ready(SYSTEM, CONTROL_PLANE);
-            let pods: Vec<_> = status["proxies"].as_array().into_iter().flatten().map(|one| &one["pod"]).collect();
+            let pods: Vec<_> =
+                status["proxies"].as_array().into_iter().flatten().filter_map(|one| one["pod"].as_str()).collect();
             let right = status["connected"] == ha::SIDECARS && pods.len() == ha::SIDECARS && replicas.len() == 2;
             Ok((right, format!("{} connected, of {} replicas: {pods:?}", status["connected"], replicas.len())))
         },
