@@ -324,7 +324,10 @@ impl Delivery for Progress {
     }
 
     fn behind(&self) -> usize {
-        self.streams.pending()
+        match self.streams.newest() < self.snapshot() {
+            true => self.streams.connected(), // it waits for those before it
+            false => self.streams.pending(),
+        }
     }
 }
 

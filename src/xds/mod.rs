@@ -23,12 +23,14 @@ mod interest;
 pub mod learn;
 mod ledger;
 mod name_pool;
+mod pace;
 pub mod registry;
 pub mod requests;
 mod rollout;
 pub mod service;
 pub mod session;
 pub mod status;
+mod steps;
 mod stream;
 pub mod subscription;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use super::deliveries::{self, Refusals, Rows};
 use super::interest::{Interest, Key, Slot};
 use super::ledger::{Ledger, Publication, Subject};
+use super::pace::Pace;
 use super::rollout::{Canary, RefusedResource, Rollout};
 use super::session::Session;
 use super::status::{Answers, HeldBackStatus, ObjectDelivery, Proxies, ProxyStatus, ResourceRefusal, Totals};
@@ -49,7 +50,7 @@ pub struct Registry {
     state: Mutex<State>,
     acknowledged: watch::Sender<Option<Acknowledged>>,
     delivery_seconds: Histogram,
-    /// The time of the rollout's next deadline may have changed.
+    /// The time of the rollout's next deadline, or of the next publication, may have changed.
     rescheduled: Notify,
 }
 
@@ -58,6 +59,7 @@ struct State {
     rollout: Rollout,
     interest: Interest,
     ledger: Ledger,
+    pace: Pace,
     slots: Vec<Option<Entry>>,
     free: Vec<Slot>,
     /// The source's snapshots by the revision that brought all of them to everybody, oldest first, as far as they are
@@ -83,6 +85,7 @@ impl Registry {
                 rollout: Rollout::new(canary),
                 interest: Interest::default(),
                 ledger: Ledger::default(),
+                pace: Pace::default(),
                 slots: Vec::new(),
                 free: Vec::new(),
                 published: VecDeque::new(),
@@ -114,7 +117,8 @@ impl Registry {
         });
     }
 
-    /// Serves what `snapshots` holds until its sender is gone. Each value says when its oldest change was read.
+    /// Serves what `snapshots` holds until its sender is gone, as fast as streams follow (`pace`). Each value says when its
+    /// oldest change was read.
     pub async fn follow(&self, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
         /// How often streams that no change concerned are told of the newest snapshot, so that they hold no old one.
         const SWEEP: Duration = Duration::from_secs(1);
@@ -123,9 +127,19 @@ impl Registry {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut swept, mut sweeping) = (0, None);
+        let mut next: Option<(Arc<Snapshot>, Instant)> = None;
         snapshots.mark_changed();
         loop {
-            let deadline = self.lock().rollout.deadline();
+            let (deadline, until) = {
+                let state = self.lock();
+                (state.rollout.deadline(), state.pace.until())
+            };
+            if until.is_none_or(|until| until <= Instant::now())
+                && let Some((snapshot, since)) = next.take()
+            {
+                self.publish(snapshot, since);
+                continue;
+            }
             tokio::select! {
                 biased; // changes before everything else, and the sweep in between
                 changed = snapshots.changed() => {
@@ -135,9 +149,11 @@ impl Registry {
                     let newest = snapshots.borrow_and_update().clone();
                     if let Some(snapshot) = newest {
                         let since = snapshot.read_at().unwrap_or_else(Instant::now);
-                        self.publish(snapshot, since);
+                        let since = next.map_or(since, |(_, earlier)| earlier.min(since));
+                        next = Some((snapshot, since));
                     }
                 }
+                () = sleep_until(until), if next.is_some() => {}
                 () = sleep_until(deadline) => self.tick(Instant::now()),
                 () = self.rescheduled.notified() => {}
                 _ = sweep.tick(), if sweeping.is_none() => sweeping = self.idle(swept),
@@ -167,7 +183,12 @@ impl Registry {
         state.ledger.owing().len() as usize + held_off
     }
 
-    /// The number of the newest snapshot that the source published; 0 before the first.
+    /// How many proxies are connected.
+    pub fn connected(&self) -> usize {
+        self.lock().interest.all().len() as usize
+    }
+
+    /// The number of the newest snapshot of the source that is on its way to proxies; 0 before the first.
     pub fn newest(&self) -> u64 {
         self.lock().rollout.source().number()
     }
@@ -257,6 +278,9 @@ impl Registry {
             if !publication.resources.is_empty() || !publication.streams.is_empty() {
                 state.ledger.published(publication, now);
             }
+        }
+        if since.is_some() {
+            state.pace.published(newest.number(), &woken, &owing, now);
         }
         let reached = (newest.number(), state.rollout.reached());
         if state.published.back().is_none_or(|last| last.1 < reached.1) {
@@ -505,7 +529,11 @@ impl Registration {
         times.iter().for_each(|took| self.registry.delivery_seconds.observe(took.as_secs_f64()));
         let tries = state.rollout.trial().is_some_and(|(_, canaries, _)| canaries.contains(self.slot));
         self.registry.acknowledge(&mut state);
+        let go_on = state.pace.answered(self.slot, revision);
         drop(state);
+        if go_on {
+            self.registry.rescheduled.notify_one();
+        }
         if tries {
             self.registry.change(now, None, |state, busy| state.rollout.settle(&state.interest, busy, now));
         }
@@ -531,7 +559,11 @@ impl Drop for Registration {
         times.iter().for_each(|took| self.registry.delivery_seconds.observe(took.as_secs_f64()));
         self.registry.acknowledge(&mut state);
         let tries = state.rollout.trial().is_some_and(|(_, canaries, _)| canaries.contains(self.slot));
+        let go_on = state.pace.answered(self.slot, u64::MAX);
         drop(state);
+        if go_on {
+            self.registry.rescheduled.notify_one();
+        }
         if tries {
             self.registry.change(now, None, |state, busy| state.rollout.left(self.slot, &state.interest, busy, now));
         }

@@ -70,6 +70,7 @@ impl Server {
             patience: Patience::default(),
             names: Arc::default(),
             beginnings: Arc::default(),
+            steps: Arc::default(),
             shutdown,
             frames: Arc::default(),
             admission: Arc::new(Admission::new(&limits)),

@@ -33,6 +33,7 @@ use super::registry::{Registration, Registry, lock};
 use super::requests::Requests;
 use super::session::{Patience, Protocol, RequestError, Session};
 use super::status::ProxyStatus;
+use super::steps::Steps;
 use super::subscription::SubscriptionError;
 use crate::snapshot::Generation;
 
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) patience: Patience,
     pub(crate) names: Arc<NamePool>,
     pub(crate) beginnings: Arc<Beginnings>,
+    pub(crate) steps: Arc<Steps>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) frames: Arc<Frames>,
     pub(crate) admission: Arc<Admission>,
@@ -116,7 +118,8 @@ pub(crate) async fn serve<R: Request + Message + Default>(
     };
     let secrets = shared.secrets.clone();
     let session = Session::new(R::PROTOCOL, proxy.clone(), identity.spiffe, secrets, shared.patience);
-    let session = session.sharing(shared.names.clone(), shared.beginnings.clone()).of_generation(generation(node));
+    let session = session.sharing(shared.names.clone(), shared.beginnings.clone(), shared.steps.clone());
+    let session = session.of_generation(generation(node));
     let session = Arc::new(Mutex::new(session));
     let registration = shared.registry.enter(about, session.clone());
     let ended = run(&shared, &session, registration, &place, first, requests, responses).await;

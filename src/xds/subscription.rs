@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::snapshot::{ResourceName, ResourceType};
+use crate::mesh::ProxyId;
+use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot};
 
 /// The name that stands for everything.
 const WILDCARD: &str = "*";
@@ -113,6 +114,18 @@ impl Subscription {
     /// The same, as it is shared with the streams that subscribe to the same names.
     pub(crate) fn shared_names(&self) -> Arc<Names> {
         self.names.clone()
+    }
+
+    /// What the client of `proxy` is to have under a name, by `snapshot`.
+    pub(crate) fn wanted(
+        &self,
+        proxy: &ProxyId,
+        kind: ResourceType,
+        snapshot: &Snapshot,
+        name: &ResourceName,
+    ) -> Option<Arc<Resource>> {
+        let wanted = self.names.contains(name) || self.wildcard && snapshot.in_wildcard(proxy, kind, name);
+        wanted.then(|| snapshot.get(proxy, kind, name)).flatten()
     }
 
     /// Applies a request of the incremental protocol.

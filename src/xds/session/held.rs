@@ -17,6 +17,7 @@ use crate::mesh::ProxyId;
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot, Version};
 use crate::xds::rollout::RefusedResource;
 use crate::xds::status::Totals;
+use crate::xds::steps::Step;
 use crate::xds::subscription::{Changed, Names, Subscription};
 
 /// What the client has of one name.
@@ -93,6 +94,8 @@ pub(super) struct Sent {
 pub(super) enum Items {
     /// The client had nothing before; shared with the streams that began alike.
     First(Arc<[Arc<Resource>]>),
+    /// The client had what it was to have before; shared with the streams that had the same.
+    Step(Arc<Step>),
     /// With what it had before.
     Changed(Vec<Item>),
 }
@@ -107,16 +110,18 @@ impl Items {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::First(resources) => resources.is_empty(),
+            Self::Step(step) => step.resources.is_empty(),
             Self::Changed(items) => items.is_empty(),
         }
     }
 
     pub(super) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        let (first, changed) = match self {
+        let (shared, changed) = match self {
             Self::First(resources) => (&resources[..], &[][..]),
+            Self::Step(step) => (&step.resources[..], &[][..]),
             Self::Changed(items) => (&[][..], &items[..]),
         };
-        first.iter().chain(changed.iter().map(|item| &item.resource))
+        shared.iter().chain(changed.iter().map(|item| &item.resource))
     }
 
     /// Each with what the client had before.
@@ -125,18 +130,25 @@ impl Items {
             Self::First(resources) => {
                 resources.iter().map(|resource| Item { resource: resource.clone(), had: None }).collect()
             }
+            Self::Step(step) => {
+                let item = |(resource, had): (&Arc<Resource>, &Option<Arc<Resource>>)| Item {
+                    resource: resource.clone(),
+                    had: had.as_ref().map(Holding::of),
+                };
+                step.resources.iter().zip(&step.had).map(item).collect()
+            }
             Self::Changed(items) => items,
         }
     }
 
     /// The same, to change it.
     fn as_vec(&mut self) -> &mut Vec<Item> {
-        if let Self::First(_) = self {
+        if !matches!(self, Self::Changed(_)) {
             *self = Self::Changed(std::mem::take(self).into_vec());
         }
         match self {
             Self::Changed(items) => items,
-            Self::First(_) => unreachable!("it was changed above"),
+            Self::First(_) | Self::Step(_) => unreachable!("it was changed above"),
         }
     }
 }
@@ -294,9 +306,7 @@ impl Held {
 
     /// What the client is to have under this name, by `snapshot`.
     pub(super) fn wanted(&self, proxy: &ProxyId, snapshot: &Snapshot, name: &ResourceName) -> Option<Arc<Resource>> {
-        let named = self.subscription.names().contains(name);
-        let wanted = named || self.subscription.wildcard() && snapshot.in_wildcard(proxy, self.kind, name);
-        wanted.then(|| snapshot.get(proxy, self.kind, name)).flatten()
+        self.subscription.wanted(proxy, self.kind, snapshot, name)
     }
 
     /// Before the first comparison: what an earlier stream was pushed, exists, and is not in this one's wildcard counts
@@ -321,6 +331,13 @@ impl Held {
         } else {
             self.exceptions.insert(name.clone(), Exception { has, ..Exception::default() });
         }
+    }
+
+    /// Whether the client has what it is to have by the base, and nothing else is due: then a newer snapshot brings it
+    /// what it brings the others of its like.
+    pub(super) fn is_by_the_base(&self) -> bool {
+        let nothing_else = self.exceptions.is_empty() && self.due.is_empty() && !self.all_due && !self.answer;
+        nothing_else && !self.complete && self.kind != ResourceType::Secret
     }
 
     /// Whether the client has nothing at all yet.

@@ -26,6 +26,7 @@ use super::beginnings::Beginnings;
 use super::name_pool::{NamePool, WORTH_SHARING};
 use super::rollout::RefusedResource;
 use super::status::{Refusal, Totals, TypeStatus};
+use super::steps::Steps;
 use super::subscription::{self, Changed, Intern, Names, SubscriptionError};
 use crate::mesh::{ProxyId, SpiffeId};
 use crate::snapshot::{Generation, Resource, ResourceName, ResourceType, Snapshot, Version};
@@ -123,6 +124,7 @@ pub struct Session {
     names: Arc<NamePool>,
     generation: Generation,
     beginnings: Arc<Beginnings>,
+    steps: Arc<Steps>,
     snapshot: Option<Arc<Snapshot>>,
     /// Whether `snapshot` knows the proxy: it is asked several times for each snapshot, and found once.
     known: bool,
@@ -160,6 +162,7 @@ impl Session {
             names: Arc::default(),
             generation: Generation::default(),
             beginnings: Arc::default(),
+            steps: Arc::default(),
             snapshot: None,
             known: false,
             types: BTreeMap::new(),
@@ -173,9 +176,9 @@ impl Session {
         }
     }
 
-    /// Shares its sets of names, and what it begins with, with the sessions of the same pools.
-    pub(crate) fn sharing(self, names: Arc<NamePool>, beginnings: Arc<Beginnings>) -> Self {
-        Self { names, beginnings, ..self }
+    /// Shares its sets of names, what it begins with, and what comes then, with the sessions of the same pools.
+    pub(crate) fn sharing(self, names: Arc<NamePool>, beginnings: Arc<Beginnings>, steps: Arc<Steps>) -> Self {
+        Self { names, beginnings, steps, ..self }
     }
 
     /// Sends what an Envoy of this generation can load.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::held::{Exception, Held, Holding, Item, Items, Leaving, Sent};
 use super::{MAX_OUTSTANDING, Protocol, Response, Session};
 use crate::snapshot::{Resource, ResourceName, ResourceType, Snapshot};
+use crate::xds::steps::Step;
 
 /// A name with what the client has of it.
 type Had = (ResourceName, Option<Holding>);
@@ -39,6 +40,12 @@ impl Session {
         }
         if held.begins(kind) {
             return self.begin(kind, snapshot, now);
+        }
+        if let Some(base) =
+            held.base.as_ref().filter(|base| held.is_by_the_base() && base.number() != snapshot.number())
+            && let Some(step) = self.steps.between(base, snapshot, &self.proxy, kind, &held.subscription)
+        {
+            return self.follow(kind, snapshot, step, now);
         }
         let mut plan = self.compare(kind, held, snapshot);
         let complete = held.complete;
@@ -102,6 +109,27 @@ impl Session {
         }
         let resources = beginning.resources.clone();
         self.respond(kind, snapshot, resources.clone(), missing, Items::First(resources), now)
+    }
+
+    /// Brings a client to `snapshot` that has what it is to have by an earlier one, and so have others.
+    fn follow(
+        &mut self,
+        kind: ResourceType,
+        snapshot: &Arc<Snapshot>,
+        step: Arc<Step>,
+        now: Instant,
+    ) -> Option<Response> {
+        let held = self.types.get_mut(&kind)?;
+        held.base = Some(snapshot.clone());
+        held.touched = false;
+        held.count += step.new;
+        if step.resources.is_empty() {
+            return None;
+        }
+        if kind == ResourceType::Cluster {
+            self.endpoints_due(step.resources.to_vec());
+        }
+        self.respond(kind, snapshot, step.resources.clone(), Vec::new(), Items::Step(step), now)
     }
 
     /// Removes what has left the snapshot, some time after the routes that used it are acknowledged, or when that takes
