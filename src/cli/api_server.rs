@@ -15,14 +15,19 @@ use crate::source::manifest;
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ApiServer {
     /// How to reach the API server [default: KUBECONFIG, ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
 }
 
 impl ApiServer {
+    /// Whether the user says which.
+    pub(super) fn is_chosen(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
+    }
+
     /// The API server, with the control plane in this namespace. No connection is made yet.
     ///
     /// # Errors

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use tonic::transport::Channel;
 
 use super::output::{self, Format, Table, age};
 use super::proxy::reach::{self, Reach};
+use super::together;
 use super::way::Way;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{Denial, ListDenialsRequest, ListDenialsResponse};
@@ -56,8 +58,7 @@ enum AuditFormat {
     Smi,
 }
 
-/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if `--server` does not
-/// tell the way.
+/// Runs the command. `playground` opens the way to the playground of a name, if the options do not tell another way.
 pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
     let reach = args.way.open(playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -70,9 +71,11 @@ pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn R
 }
 
 async fn fetch(reach: &dyn Reach, namespace: String) -> anyhow::Result<ListDenialsResponse> {
-    let mut client = InspectionClient::new(reach::channel(reach).await?).max_decoding_message_size(256 << 20);
-    let answer = client.list_denials(ListDenialsRequest { namespace }).await;
-    Ok(answer.context("the control plane did not tell what would be denied")?.into_inner())
+    let ask = async |mut client: InspectionClient<Channel>| {
+        let answer = client.list_denials(ListDenialsRequest { namespace: namespace.clone() }).await;
+        Ok(answer.context("the control plane did not tell what would be denied")?.into_inner())
+    };
+    reach::ask_all(reach, ask, together::denials).await
 }
 
 fn since(mut denials: ListDenialsResponse, within: Option<Duration>, now: SystemTime) -> ListDenialsResponse {

@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use prost_types::Timestamp;
+use tonic::transport::Channel;
 
 use super::output::{self, Format, Table, age};
 use super::proxy::reach::{self, Reach};
+use super::together;
 use super::way::Way;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
@@ -62,8 +64,7 @@ impl Args {
     }
 }
 
-/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if `--server` does not
-/// tell the way.
+/// Runs the command. `playground` opens the way to the playground of a name, if the options do not tell another way.
 pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
     let reach = args.way.open(playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -81,9 +82,15 @@ async fn execute(args: &Args, reach: &dyn Reach, now: SystemTime) -> anyhow::Res
 
 /// Asks the control plane.
 pub(super) async fn fetch(reach: &dyn Reach, request: ListDeliveriesRequest) -> anyhow::Result<ListDeliveriesResponse> {
-    let mut client = InspectionClient::new(reach::channel(reach).await?).max_decoding_message_size(256 << 20);
-    let answer = client.list_deliveries(request).await;
-    Ok(answer.context("the control plane did not tell where changes are")?.into_inner())
+    // What has reached all proxies of one replica may not have reached those of another.
+    let whole = ListDeliveriesRequest { pending_only: false, ..request.clone() };
+    let ask = async |mut client: InspectionClient<Channel>| {
+        let answer = client.list_deliveries(whole.clone()).await;
+        Ok(answer.context("the control plane did not tell where changes are")?.into_inner())
+    };
+    let mut all = reach::ask_all(reach, ask, together::deliveries).await?;
+    all.objects.retain(|object| !(request.pending_only && object.state() == DeliveryState::Delivered));
+    Ok(all)
 }
 
 /// A row an object, then what is wrong.

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tonic::transport::Channel;
 
 use super::deliveries::object_name;
 use super::output::{self, Format, Table};
 use super::proxy::reach::{self, Reach};
+use super::together;
 use super::way::Way;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{Diagnostic, ListDiagnosticsRequest, ListDiagnosticsResponse, ObjectName, Severity};
@@ -35,7 +37,7 @@ pub struct Args {
     way: Way,
 }
 
-/// Runs the command. `playground` opens the way to the playground of a name.
+/// Runs the command. `playground` opens the way to the playground of a name, if the options do not tell another way.
 pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
     let reach = args.way.open(playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -46,9 +48,11 @@ pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn R
 }
 
 async fn fetch(reach: &dyn Reach, namespace: String) -> anyhow::Result<ListDiagnosticsResponse> {
-    let mut client = InspectionClient::new(reach::channel(reach).await?).max_decoding_message_size(256 << 20);
-    let answer = client.list_diagnostics(ListDiagnosticsRequest { namespace }).await;
-    Ok(answer.context("the control plane did not tell what is wrong")?.into_inner())
+    let ask = async |mut client: InspectionClient<Channel>| {
+        let answer = client.list_diagnostics(ListDiagnosticsRequest { namespace: namespace.clone() }).await;
+        Ok(answer.context("the control plane did not tell what is wrong")?.into_inner())
+    };
+    reach::ask_all(reach, ask, together::diagnostics).await
 }
 
 /// A row a finding, what is worst first.

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context;
+use tonic::transport::Channel;
 
 use super::output::{self, Format, Table, age};
 use super::proxy::reach::{self, Reach};
+use super::together;
 use super::way::Way;
 use crate::inspect::graph::Document;
 use crate::inspect::proto::GetGraphRequest;
@@ -48,8 +50,7 @@ enum GraphFormat {
     Dot,
 }
 
-/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if `--server` does not
-/// tell the way.
+/// Runs the command. `playground` opens the way to the playground of a name, if the options do not tell another way.
 pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
     let reach = args.way.open(playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -59,9 +60,11 @@ pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn R
 }
 
 async fn fetch(reach: &dyn Reach, namespace: String) -> anyhow::Result<Document> {
-    let mut client = InspectionClient::new(reach::channel(reach).await?).max_decoding_message_size(256 << 20);
-    let answer = client.get_graph(GetGraphRequest { namespace }).await;
-    Ok(answer.context("the control plane did not tell who calls whom")?.into_inner().into())
+    let ask = async |mut client: InspectionClient<Channel>| {
+        let answer = client.get_graph(GetGraphRequest { namespace: namespace.clone() }).await;
+        Ok(answer.context("the control plane did not tell who calls whom")?.into_inner())
+    };
+    Ok(reach::ask_all(reach, ask, together::graph).await?.into())
 }
 
 fn render(graph: &Document, format: GraphFormat, now: SystemTime) -> anyhow::Result<String> {

@@ -23,7 +23,7 @@ impl Reach for Playground {
                 let pod = PodSelector::new(pod.namespace.to_string(), &*pod.name);
                 (Some(pod), (Ipv4Addr::LOCALHOST, 15000).into())
             }
-            Target::ControlPlane => (None, (node::NODE_IP, 15014).into()),
+            Target::ControlPlane | Target::Replica(_) => (None, (node::NODE_IP, 15014).into()),
         };
         self.0.dial(from, to).map_err(io::Error::other)
     }

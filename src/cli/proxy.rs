@@ -109,8 +109,7 @@ last response 12 seconds ago.
     },
 }
 
-/// Runs the command. `playground` opens the way to the playground of a name; it is asked only if neither `--server` nor
-/// `--admin` tells the way.
+/// Runs the command. `playground` opens the way to the playground of a name, if the options do not tell another way.
 pub fn run(args: Args, playground: impl FnOnce(&str) -> anyhow::Result<Box<dyn Reach>>) -> anyhow::Result<ExitCode> {
     let reach = args.way.open_with(args.admin.clone(), playground)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

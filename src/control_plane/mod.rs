@@ -47,6 +47,7 @@ use identity::Identities;
 use origin::Opened;
 pub use origin::{DirectoryOrigin, KubernetesOrigin, Origin};
 use pipeline::{Pipeline, State};
+use told::Told;
 use warm::Memory;
 
 /// The name by which sidecars know the control plane, the SAN of its certificate, where it is in its usual namespace.
@@ -195,9 +196,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     metrics::register_pressure(&mut registry, server.counts());
     let delivery = Arc::new(pipeline::Progress { published: published.clone(), streams: streams.clone() });
     metrics::register_delivery(&mut registry, streams.delivery_seconds(), streams.clone(), delivery.clone());
+    let told = Arc::new(Told { observed: origin.observed(), mesh: mesh.clone(), streams: streams.clone() });
     let admin = Admin {
         proxies: streams.clone(),
-        graph: Arc::new(Graph::new(mesh.clone(), published, streams.clone())),
+        graph: Arc::new(Graph::new(mesh.clone(), published, streams)),
+        generations: told.clone(),
         mesh: mesh.clone(),
         delivery,
         audit,
@@ -220,7 +223,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         () = secrets.renew_forever() => Ok(()),
         () = certificate.renew_forever() => Ok(()),
         () = memory.run() => Ok(()),
-        () = origin.tend(&authority, mesh, streams) => Ok(()),
+        () = origin.tend(&authority, mesh, told) => Ok(()),
     };
     origin.end().await;
     memory.exchange().await; // what was learned since the last time

@@ -28,10 +28,9 @@ use crate::kubernetes::webhooks::{Served, Webhooks};
 use crate::kubernetes::{Cluster, skew};
 use crate::mesh::TrustDomain;
 use crate::source::crds;
-use crate::source::kube::KubeSource;
+use crate::source::kube::{KubeSource, ObservedObjects};
 use crate::source::{DirectorySource, Event, SourceError};
 use crate::warm::WarmStore;
-use crate::xds::Registry;
 use crate::xds::auth::Authenticator;
 
 /// Where everything comes from.
@@ -182,8 +181,16 @@ impl Opened {
         }
     }
 
+    /// What an API server says of objects; nothing, of a directory's.
+    pub(super) fn observed(&self) -> Arc<ObservedObjects> {
+        match self {
+            Self::Directory(_) => Arc::default(),
+            Self::Kubernetes(on) => on.source.observed(),
+        }
+    }
+
     /// Sees to the control plane's own objects, until the future is dropped.
-    pub(super) async fn tend(&mut self, authority: &Authority, mesh: Arc<State>, streams: Arc<Registry>) {
+    pub(super) async fn tend(&mut self, authority: &Authority, mesh: Arc<State>, told: Arc<Told>) {
         let Self::Kubernetes(on) = self else { return std::future::pending().await };
         let OnKubernetes { source, cluster, secret, lease, material: Some(material) } = &mut **on else {
             return std::future::pending().await;
@@ -192,8 +199,7 @@ impl Opened {
         let bundle = RootBundle::new(cluster, authority.root_pem(), mesh.clone());
         let served = Served { service: crds::WEBHOOK_SERVICE, definitions: crds::all() };
         let webhooks = Webhooks::new(cluster, authority, served, mesh.clone());
-        let told = Told { observed: source.observed(), mesh: mesh.clone(), streams };
-        let status = Status::new(cluster, Arc::new(told), mesh.clone());
+        let status = Status::new(cluster, told, mesh.clone());
         tokio::select! {
             () = lease.run(&*mesh) => {}
             () = secret.tend(authority, material.clone(), holding.clone(), mesh.clone()) => {}

@@ -5,18 +5,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::pipeline::State;
 use crate::inspect::Mesh as _;
-use crate::kubernetes::status::{Findings, Observed};
-use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef};
+use crate::inspect::answers::{Generation, Generations, ReplicaAnswers};
+use crate::kubernetes::status::{Findings, Observed, Replica};
+use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey};
 use crate::source::kube::ObservedObjects;
 use crate::xds::Registry;
-use crate::xds::status::Answers;
 
 /// An object that touched more than this is taken for one that concerns the whole mesh.
 const MANY: usize = 1_000;
+/// What was read a shorter time ago may not be in the mesh yet, or not on its way.
+const SETTLES: Duration = Duration::from_millis(500);
+/// A change may be told together with others that were read so much earlier.
+const GATHERED: Duration = Duration::from_millis(100);
 
 /// What the last change of each object of SMI and of Weft touched.
 #[derive(Debug, Default)]
@@ -106,10 +112,30 @@ impl Findings for Told {
         self.mesh.diagnostics()
     }
 
-    fn answers(&self, of: &[(&ObjectRef, SystemTime)]) -> Vec<Option<(SystemTime, Answers)>> {
-        let (objects, since): (Vec<_>, Vec<_>) = of.iter().copied().unzip();
+    fn replicas(&self, service: &ServiceKey) -> Vec<Replica> {
+        Replica::all(self.mesh.lock().world.slices_of(service))
+    }
+}
+
+impl Generations for Told {
+    fn answers(&self, of: &[Generation]) -> Vec<Option<ReplicaAnswers>> {
+        let (now, time) = (Instant::now(), SystemTime::now());
+        let since = |of: &Generation| {
+            let seen = self.observed.get(&of.object)?;
+            let age = now.saturating_duration_since(seen.at);
+            let read = seen.uid == of.uid && seen.generation == of.generation && age >= SETTLES;
+            read.then(|| time - age - GATHERED)
+        };
+        let since: Vec<Option<SystemTime>> = of.iter().map(since).collect();
+        let read = of.iter().zip(&since).filter_map(|(of, since)| Some((&of.object, (*since)?)));
+        let (objects, times): (Vec<_>, Vec<_>) = read.unzip();
         let groups = self.mesh.lock().parts.groups(&objects);
-        self.streams.together(&since, &|origin| groups.of(origin))
+        let mut answers = self.streams.together(&times, &|origin| groups.of(origin)).into_iter();
+        let mut answer = |since: SystemTime| match answers.next().flatten() {
+            Some((changed_at, answers)) => ReplicaAnswers { answers, changed: changed_at >= since },
+            None => ReplicaAnswers::default(),
+        };
+        since.into_iter().map(|since| since.map(&mut answer)).collect()
     }
 }
 

@@ -63,7 +63,7 @@ fn state(answers: &status::Answers, held_back: bool) -> DeliveryState {
     }
 }
 
-fn answers(answers: status::Answers) -> Answers {
+pub(super) fn answers(answers: status::Answers) -> Answers {
     Answers {
         proxies: answers.proxies,
         sent: answers.sent,

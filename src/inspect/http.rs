@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 
+use super::answers::Generations;
 use super::proto::inspection_server::InspectionServer;
 use super::proto::{ListDeliveriesRequest, ListDeliveriesResponse, ListHeldBackResponse};
 use super::scrape::TargetGroup;
@@ -31,6 +32,8 @@ pub struct Admin {
     pub proxies: Arc<dyn Proxies>,
     /// The mesh's objects.
     pub mesh: Arc<dyn Mesh>,
+    /// What the replica's proxies have answered to objects of an API server.
+    pub generations: Arc<dyn Generations>,
     /// Who calls whom.
     pub graph: Arc<dyn Graph>,
     /// The progress of snapshots.
@@ -46,10 +49,11 @@ pub struct Admin {
 impl Admin {
     /// Everything on one router; gRPC needs HTTP/2 with prior knowledge, as [`serve`] speaks it.
     pub fn router(self) -> Router {
-        let Self { proxies, mesh, graph, delivery, audit, readiness, registry } = self;
+        let Self { proxies, mesh, generations, graph, delivery, audit, readiness, registry } = self;
         let (ledger, refused, edges) = (proxies.clone(), proxies.clone(), graph.clone());
         let pods = mesh.clone();
-        let inspection = InspectionServer::new(InspectionService { proxies, mesh, graph, delivery, audit });
+        let inspection =
+            InspectionServer::new(InspectionService { proxies, mesh, generations, graph, delivery, audit });
         let service = format!("/{}/{{method}}", <InspectionServer<InspectionService> as NamedService>::NAME);
         health(readiness)
             .route("/deliveries", get(list_deliveries).with_state(ledger))
@@ -125,4 +129,4 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

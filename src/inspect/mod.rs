@@ -7,6 +7,7 @@
 //!  Readiness, Registry ──┘                      └─ /metrics
 //! ```
 
+pub mod answers;
 mod audit;
 mod deliveries;
 pub mod graph;
@@ -24,6 +25,8 @@ use std::time::SystemTime;
 use crate::mesh::{Diagnostic, PodKey, ServiceAccountKey, SpiffeId, Upstream, WorkloadKey};
 use crate::snapshot::ResourceName;
 
+#[cfg(test)]
+pub(crate) use http::tests::serve_answers;
 pub use http::{Admin, health, serve};
 pub use readiness::Readiness;
 pub use scrape::Sidecar;

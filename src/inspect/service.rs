@@ -5,12 +5,14 @@ use std::time::SystemTime;
 
 use tonic::{Request, Response, Status};
 
+use super::answers::{self, Generations};
 use super::proto::inspection_server::Inspection;
 use super::proto::{
-    Convergence, Diagnostic, GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDeliveriesResponse,
-    ListDenialsRequest, ListDenialsResponse, ListDiagnosticsRequest, ListDiagnosticsResponse, ListHeldBackRequest,
-    ListHeldBackResponse, ListProxiesRequest, ListProxiesResponse, ListUpstreamsRequest, ListUpstreamsResponse,
-    ObjectName, Proxy, Refusal, RefusedResource, ResourceType, Severity, TypeStatus,
+    Convergence, Diagnostic, GetConvergenceRequest, GetGraphRequest, ListAnswersRequest, ListAnswersResponse,
+    ListDeliveriesRequest, ListDeliveriesResponse, ListDenialsRequest, ListDenialsResponse, ListDiagnosticsRequest,
+    ListDiagnosticsResponse, ListHeldBackRequest, ListHeldBackResponse, ListProxiesRequest, ListProxiesResponse,
+    ListUpstreamsRequest, ListUpstreamsResponse, ObjectName, Proxy, Refusal, RefusedResource, ResourceType, Severity,
+    TypeStatus,
 };
 use super::{Audit, Delivery, Graph, Mesh, audit, deliveries, graph, proto};
 use crate::mesh::{self, PodKey, WorkloadKey};
@@ -22,6 +24,7 @@ use crate::xds::status::{self, Proxies, ProxyStatus};
 pub(super) struct InspectionService {
     pub(super) proxies: Arc<dyn Proxies>,
     pub(super) mesh: Arc<dyn Mesh>,
+    pub(super) generations: Arc<dyn Generations>,
     pub(super) graph: Arc<dyn Graph>,
     pub(super) delivery: Arc<dyn Delivery>,
     pub(super) audit: Arc<dyn Audit>,
@@ -88,6 +91,13 @@ impl Inspection for InspectionService {
         request: Request<ListDeliveriesRequest>,
     ) -> Result<Response<ListDeliveriesResponse>, Status> {
         Ok(Response::new(deliveries::list(&*self.proxies, request.get_ref())))
+    }
+
+    async fn list_answers(
+        &self,
+        request: Request<ListAnswersRequest>,
+    ) -> Result<Response<ListAnswersResponse>, Status> {
+        Ok(Response::new(answers::list(&*self.generations, request.into_inner())))
     }
 
     async fn list_held_back(&self, _: Request<ListHeldBackRequest>) -> Result<Response<ListHeldBackResponse>, Status> {

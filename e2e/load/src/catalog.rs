@@ -168,7 +168,7 @@ impl Inner {
         };
         let name = self.name(name);
         let change = match kind {
-            ResourceType::Endpoints => self.awaited.remove(&name),
+            ResourceType::Endpoints | ResourceType::Route => self.awaited.remove(&name),
             _ => None,
         };
         let seen = Seen { id: ContentId(self.contents.len() as u32), name, endpoints, change };

@@ -254,7 +254,7 @@ impl Fleet {
         (seen.synced, seen.calls) = (Vec::new(), Vec::new());
     }
 
-    /// A change of the endpoints of `name` is made now.
+    /// A change of the endpoints or routes of this name is made now.
     pub fn begin_change(&self, name: NameId, expected: usize) -> ChangeId {
         let mut seen = self.shared.seen();
         let id = ChangeId(seen.changes.len());

@@ -11,6 +11,7 @@
 //! and restart policies other than Always.
 
 mod container;
+mod kubelet;
 mod life;
 mod pod;
 mod probe;
@@ -52,6 +53,8 @@ pub use self::container::Programs;
 
 /// The node's name.
 const NAME: &str = "node";
+/// Where the API server finds its kubelet.
+const KUBELET: u16 = 10250;
 /// How long pods may take to start or end.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at what has come from the API server.
@@ -82,6 +85,10 @@ impl Node {
         api.put(&json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": NAME, "labels": {"kubernetes.io/hostname": NAME}},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": NODE_IP.to_string()}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": KUBELET}},
+            },
         }))?;
         api.put(&json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -95,6 +102,8 @@ impl Node {
         let server = api.block_on(dns::Server::bind(at, at, Arc::clone(&zone), None))?;
         kubernetes.spawn(server.run());
         let shared = Arc::new(Shared::default());
+        let listener = api.block_on(tokio::net::TcpListener::bind((NODE_IP, KUBELET)))?;
+        kubernetes.spawn(kubelet::serve(listener, shared.clone()));
         for (kind, path) in [
             ("pods", "/api/v1/pods"),
             ("services", "/api/v1/services"),
@@ -348,9 +357,7 @@ impl Node {
     /// # Errors
     /// When it is refused.
     pub fn dial(&self, pod: &str, to: SocketAddr) -> anyhow::Result<TcpStream> {
-        let pod = self.pod(pod)?;
-        let network = &pod.surroundings.get().context("the pod has not begun")?.network;
-        network.inside(|| Ok(TcpStream::connect(to)?))
+        self.shared.dial(pod, to)
     }
 
     /// The address that a name stands for in a pod.
@@ -371,11 +378,17 @@ impl Node {
         Ok(out + &err)
     }
 
+    fn pod(&self, pod: &str) -> anyhow::Result<Arc<Pod>> {
+        self.shared.pod(pod)
+    }
+}
+
+impl Shared {
     /// `NAMESPACE/POD`, where POD may be the beginning of the name of a pod that is ready, or `deploy/NAME`.
     fn pod(&self, pod: &str) -> anyhow::Result<Arc<Pod>> {
         let (namespace, name) = pod.split_once('/').context("NAMESPACE/POD")?;
         let name = &name.strip_prefix("deploy/").map_or_else(|| name.to_owned(), |deployment| format!("{deployment}-"));
-        let pods = lock(&self.shared.pods);
+        let pods = lock(&self.pods);
         let exact = pods.values().find(|pod| pod.namespace() == namespace && pod.name() == name);
         let begins = || {
             pods.values().find(|pod| {
@@ -383,6 +396,13 @@ impl Node {
             })
         };
         exact.or_else(begins).cloned().with_context(|| format!("there is no pod {pod}"))
+    }
+
+    /// A connection from inside a pod.
+    fn dial(&self, pod: &str, to: SocketAddr) -> anyhow::Result<TcpStream> {
+        let pod = self.pod(pod)?;
+        let network = &pod.surroundings.get().context("the pod has not begun")?.network;
+        network.inside(|| Ok(TcpStream::connect(to)?))
     }
 }
 

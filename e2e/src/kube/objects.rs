@@ -29,7 +29,7 @@ pub(super) fn resource(kind: &str) -> (String, bool) {
     (plural, !cluster)
 }
 
-/// Creates or changes an object, and the `status` of a pod.
+/// Creates or changes an object, and the `status` of a pod or a node.
 ///
 /// # Errors
 /// When the server refuses it.
@@ -47,7 +47,7 @@ pub async fn put(client: &Client, object: &Value) -> anyhow::Result<()> {
         http_request("PATCH", &format!("{path}?fieldManager=test&force=true"), body)
     };
     client.request_text(apply(path.clone())).await.with_context(|| path.clone())?;
-    if object.get("status").is_some() && matches!(kind, "Pod") {
+    if object.get("status").is_some() && matches!(kind, "Node" | "Pod") {
         client.request_text(apply(format!("{path}/status"))).await.with_context(|| path)?;
     }
     Ok(())

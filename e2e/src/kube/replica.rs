@@ -68,11 +68,20 @@ impl Replica {
     ) -> anyhow::Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let _ = fs::remove_file(&log); // of an earlier one of this name
-        let [admin, free] = [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        // Who is to be found again is where another was.
-        let (xds, arguments) = match arguments {
-            ["--xds", xds, rest @ ..] => (xds.parse()?, rest),
-            _ => (free, arguments),
+        let [mut admin, mut xds] =
+            [free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let arguments = match arguments {
+            // Who is to be found again is where another was.
+            ["--xds", at, rest @ ..] => {
+                xds = at.parse()?;
+                rest
+            }
+            // An EndpointSlice names no loopback address.
+            ["--admin", at, rest @ ..] => {
+                admin = at.parse()?;
+                rest
+            }
+            all => all,
         };
         let mut command = Command::new(weft);
         command
@@ -151,6 +160,22 @@ impl Replica {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+
+    /// Has it do nothing, as one that hangs, until [`Replica::go_on`].
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.process.signal("STOP")
+    }
+
+    /// Ends what [`Replica::pause`] did.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.process.signal("CONT")
     }
 
     /// Asks it to end, and waits for that.

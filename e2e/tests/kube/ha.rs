@@ -12,7 +12,7 @@ use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
 use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM};
-use crate::status::condition;
+use crate::status::delivered;
 
 /// The pods of the shop with a sidecar.
 pub(crate) const SIDECARS: usize = 3;
@@ -20,6 +20,39 @@ pub(crate) const SIDECARS: usize = 3;
 const CHANGES: Duration = Duration::from_millis(100);
 /// What a reconnection may bring anew: a certificate, since its key is in the memory of one replica only.
 const SECRET: &str = "secret";
+
+/// Objects tell of the sidecars of both replicas, wherever these are.
+pub(crate) fn counted(installed: &Installed, rows: &mut Scenarios) {
+    rows.holds("kube-status: of two replicas, objects tell of the sidecars of both", "3/3 proxies", || {
+        let replicas = installed.node.ready(SYSTEM, CONTROL_PLANE);
+        let counts = replicas.iter().map(|replica| sidecars(installed, replica)).collect::<anyhow::Result<Vec<_>>>()?;
+        let said = said(installed, 11)?;
+        Ok((counts.iter().sum::<usize>() == SIDECARS && said.contains(&all()), format!("{counts:?}: {said}")))
+    });
+    rows.holds("kube-status: one of them is killed, and its sidecars are told of where they go", "3/3 proxies", || {
+        let victim = replica_with_sidecars(installed)?;
+        let survivor = the_other(installed, &victim)?;
+        let moved = sidecars(installed, &victim)?;
+        kill(installed, &victim, &survivor)?;
+        let said = said(installed, 12)?;
+        Ok((said.contains(&all()), format!("{moved} moved: {said}")))
+    });
+}
+
+/// As a condition says that all sidecars have it.
+fn all() -> String {
+    format!(": {SIDECARS}/{SIDECARS} proxies, ")
+}
+
+/// Gives the policy of the catalog this time-out, and waits until it is delivered; what it says.
+fn said(installed: &Installed, seconds: u32) -> anyhow::Result<String> {
+    installed.kubernetes.put(&json!({
+        "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"namespace": "shop", "name": "catalog"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}], "timeouts": {"request": format!("{seconds}s")}},
+    }))?;
+    delivered(&installed.kubernetes, "catalog", "True Delivered")
+}
 
 pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
     rows.holds(
@@ -70,7 +103,7 @@ pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
     });
     rows.holds(
         "kube-ha: another replica takes over the lease of one that was killed, and writes status",
-        "another holder, True Delivered",
+        "another holder, True Delivered: 3/3 proxies",
         || {
             let holder = holder(installed)?;
             let pod = format!("{SYSTEM}/{holder}");
@@ -81,15 +114,10 @@ pub(crate) fn killed(installed: &Installed, rows: &mut Scenarios) {
                 Ok(if next == holder { Err(next) } else { Ok(next) })
             })?;
             let took = began.elapsed().as_secs_f64();
-            installed.kubernetes.put(&json!({
-                "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
-                "metadata": {"namespace": "shop", "name": "catalog"},
-                "spec": {"targetRefs": [{"kind": "Service", "name": "catalog"}], "timeouts": {"request": "10s"}},
-            }))?;
-            let said = condition(&installed.kubernetes, "catalog", "Delivered", "True Delivered of generation 1")?;
+            let said = said(installed, 10)?;
             installed.node.release(&pod)?;
             installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
-            Ok((next != holder, format!("{holder}, {next} after {took:.1} s; {said}")))
+            Ok((next != holder && said.contains(&all()), format!("{holder}, {next} after {took:.1} s; {said}")))
         },
     );
 }
@@ -267,6 +295,12 @@ pub(crate) fn holder(installed: &Installed) -> anyhow::Result<String> {
     let lease = installed.kubernetes.get("coordination.k8s.io/v1", "leases", SYSTEM, "weft")?.context("the Lease")?;
     let identity = lease["spec"]["holderIdentity"].as_str().context("a holder")?;
     Ok(identity.split_once('_').context("POD_START")?.0.to_owned())
+}
+
+/// What a replica itself says of deliveries.
+pub(crate) fn deliveries(installed: &Installed, replica: &str, query: &str) -> anyhow::Result<serde_json::Value> {
+    let text = http(admin(installed, replica)?, "GET", &format!("/deliveries?{query}"), "")?;
+    serde_json::from_str(&text).context(text)
 }
 
 /// How many resources of each type a replica has sent.

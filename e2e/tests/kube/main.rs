@@ -3,12 +3,14 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may, and here its helpers do")]
 
+mod cli;
 mod clock;
 mod control_plane;
 mod etcd;
 mod faults;
 mod ha;
 mod installed;
+mod replicas;
 mod rights;
 mod root;
 mod shop;

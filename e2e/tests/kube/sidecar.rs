@@ -90,7 +90,7 @@ fn sidecar(line: &str) {
     );
     rows.holds(
         "kube-status: an object says which proxies have it, and how long it took",
-        "True Delivered … 1/1 proxies of one, … ms",
+        "True Delivered … 1/1 proxies, … ms",
         || {
             let policy = |seconds: u32| {
                 json!({
@@ -104,8 +104,7 @@ fn sidecar(line: &str) {
             let first = condition(&kubernetes, "catalog", "Delivered", "True Delivered of generation 1")?;
             kubernetes.put(&policy(6))?;
             let second = condition(&kubernetes, "catalog", "Delivered", "True Delivered of generation 2")?;
-            let timed =
-                [&first, &second].iter().all(|said| said.contains("1/1 proxies of one, ") && said.ends_with('s'));
+            let timed = [&first, &second].iter().all(|said| said.contains("1/1 proxies, ") && said.ends_with('s'));
             Ok((timed, format!("{first}; {second}")))
         },
     );

@@ -219,6 +219,12 @@ pub(crate) fn condition(kubernetes: &Kubernetes, policy: &str, kind: &str, begin
     })
 }
 
+/// Waits until `Delivered` of a TrafficPolicy's newest generation begins like this; what it says.
+pub(crate) fn delivered(kubernetes: &Kubernetes, policy: &str, begins: &str) -> anyhow::Result<String> {
+    let generation = get(kubernetes, policy)?["metadata"]["generation"].clone();
+    condition(kubernetes, policy, "Delivered", &format!("{begins} of generation {generation}: "))
+}
+
 fn all_events(kubernetes: &Kubernetes) -> anyhow::Result<Vec<Value>> {
     let list = kubernetes.get("v1", "events", "shop", "")?.context("a list")?;
     let all = list["items"].as_array().into_iter().flatten();

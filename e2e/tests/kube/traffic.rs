@@ -10,7 +10,7 @@ use weft_e2e::scenario::Scenarios;
 use weft_e2e::until;
 
 use crate::installed::{CONTROL_PLANE, FRONTEND, Installed, SYSTEM};
-use crate::{finish, ha, warm};
+use crate::{cli, finish, ha, warm};
 
 const STRANGER: &str = "plain/stranger";
 
@@ -34,6 +34,8 @@ fn run(line: &str) {
     split(&installed, &mut rows);
     scaled(&installed, &mut rows);
     rolled(&installed, &mut rows);
+    ha::counted(&installed, &mut rows);
+    cli::asked(&installed, &mut rows);
     warm::learned(&installed, &mut rows);
     ha::killed(&installed, &mut rows);
     ha::vanished(&installed, &mut rows);

@@ -13,10 +13,13 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
 pub use super::pod::KnownPod;
+use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::mesh::PodKey;
 
 /// More than any proxy's configuration: what is longer is not Envoy's.
 const MAX_BODY: usize = 1 << 30;
+/// The same of what a control plane tells.
+const MAX_MESSAGE: usize = 256 << 20;
 
 /// What to connect to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,8 +28,10 @@ pub enum Target {
     Admin(PodKey),
     /// An admin interface at an address that is reachable from here.
     Address(String),
-    /// The control plane's admin port.
+    /// The control plane's admin port, where there is one.
     ControlPlane,
+    /// That of one of several replicas, by its pod's name.
+    Replica(String),
 }
 
 impl fmt::Display for Target {
@@ -35,6 +40,7 @@ impl fmt::Display for Target {
             Self::Admin(pod) => write!(f, "the proxy of pod {pod}"),
             Self::Address(address) => write!(f, "the proxy at {address}"),
             Self::ControlPlane => f.write_str("the control plane"),
+            Self::Replica(name) => write!(f, "replica {name} of the control plane"),
         }
     }
 }
@@ -46,6 +52,11 @@ pub trait Reach {
 
     /// The pods whose proxies it can reach; `None` if only the control plane knows.
     fn pods(&self) -> io::Result<Option<Vec<KnownPod>>>;
+
+    /// The control plane: each replica of it that serves.
+    fn replicas(&self) -> io::Result<Vec<Target>> {
+        Ok(vec![Target::ControlPlane])
+    }
 }
 
 /// Addresses that the user gave, reachable from here.
@@ -60,7 +71,9 @@ impl Reach for Direct {
         match target {
             Target::Address(address) => TcpStream::connect(address),
             Target::Admin(_) => TcpStream::connect(self.admin.as_deref().ok_or_else(|| missing("--admin"))?),
-            Target::ControlPlane => TcpStream::connect(self.server.as_deref().ok_or_else(|| missing("--server"))?),
+            Target::ControlPlane | Target::Replica(_) => {
+                TcpStream::connect(self.server.as_deref().ok_or_else(|| missing("--server"))?)
+            }
         }
     }
 
@@ -96,9 +109,40 @@ pub(super) async fn get(reach: &dyn Reach, target: &Target, path: &str) -> anyho
     Ok(body)
 }
 
-/// A gRPC channel to the control plane over one connection.
-pub(in crate::cli) async fn channel(reach: &dyn Reach) -> anyhow::Result<Channel> {
-    let stream = Mutex::new(Some(connect(reach, &Target::ControlPlane)?));
+/// What each replica of the control plane answers. Half of the truth looks like the whole of it: when one does not answer,
+/// none has.
+pub(in crate::cli) async fn ask_each<T>(
+    reach: &dyn Reach,
+    ask: impl AsyncFn(InspectionClient<Channel>) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<T>> {
+    let mut answers = Vec::new();
+    for replica in reach.replicas().context("cannot find the control plane")? {
+        let client = InspectionClient::new(channel(reach, &replica).await?).max_decoding_message_size(MAX_MESSAGE);
+        let answer = ask(client).await;
+        answers.push(match &replica {
+            Target::ControlPlane => answer?,
+            _ => answer.with_context(|| replica.to_string())?,
+        });
+    }
+    Ok(answers)
+}
+
+/// As [`ask_each`], with what `together` makes of the answers of several.
+pub(in crate::cli) async fn ask_all<T: Default>(
+    reach: &dyn Reach,
+    ask: impl AsyncFn(InspectionClient<Channel>) -> anyhow::Result<T>,
+    together: impl FnOnce(Vec<T>) -> T,
+) -> anyhow::Result<T> {
+    let mut answers = ask_each(reach, ask).await?;
+    Ok(match answers.len() {
+        1 => answers.pop().unwrap_or_default(),
+        _ => together(answers),
+    })
+}
+
+/// A gRPC channel over one connection.
+async fn channel(reach: &dyn Reach, replica: &Target) -> anyhow::Result<Channel> {
+    let stream = Mutex::new(Some(connect(reach, replica)?));
     let connector = tower::service_fn(move |_: Uri| {
         let stream = stream.lock().ok().and_then(|mut stream| stream.take());
         let again = || io::Error::other("the connection to the control plane was lost");

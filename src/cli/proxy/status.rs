@@ -8,15 +8,17 @@ use prost_types::Timestamp;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tonic::transport::Channel;
 
 use super::pod::KnownPod;
 use super::reach::{self, Reach};
 use crate::cli::deliveries::{write_held_back, write_pending};
 use crate::cli::output::{Table, age};
+use crate::cli::together;
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
-    self, GetConvergenceRequest, HeldBack, ListDeliveriesRequest, ListHeldBackRequest, ListProxiesRequest,
-    ObjectDelivery, ResourceType,
+    self, GetConvergenceRequest, HeldBack, ListDeliveriesRequest, ListDeliveriesResponse, ListHeldBackRequest,
+    ListProxiesRequest, ObjectDelivery, ResourceType,
 };
 use crate::mesh::{PodKey, WorkloadKey};
 
@@ -83,18 +85,50 @@ struct RefusalReport {
     resources: Vec<String>,
 }
 
-/// Asks the control plane.
-pub(super) async fn fetch(reach: &dyn Reach) -> anyhow::Result<Report> {
-    let mut client = InspectionClient::new(reach::channel(reach).await?).max_decoding_message_size(256 << 20);
+/// What one replica tells.
+#[derive(Default)]
+struct Told {
+    proxies: Vec<proto::Proxy>,
+    convergence: proto::Convergence,
+    held_back: Vec<HeldBack>,
+    pending: ListDeliveriesResponse,
+}
+
+impl Told {
+    fn together(all: Vec<Self>) -> Self {
+        let (mut proxies, mut convergence, mut held_back, mut pending) = (vec![], vec![], vec![], vec![]);
+        for one in all {
+            proxies.extend(one.proxies);
+            convergence.push(one.convergence);
+            held_back.push(one.held_back);
+            pending.push(one.pending);
+        }
+        Self {
+            proxies,
+            convergence: together::convergence(convergence),
+            held_back: together::held_back(held_back),
+            pending: together::deliveries(pending),
+        }
+    }
+}
+
+async fn ask(mut client: InspectionClient<Channel>) -> anyhow::Result<Told> {
     let failed = "the control plane did not tell its proxies";
     let proxies = client.list_proxies(ListProxiesRequest::default()).await.context(failed)?.into_inner().proxies;
     let convergence = client.get_convergence(GetConvergenceRequest {}).await.context(failed)?.into_inner();
     let held_back = client.list_held_back(ListHeldBackRequest {}).await.context(failed)?.into_inner().held_back;
     let unfinished = ListDeliveriesRequest { pending_only: true, ..Default::default() };
-    let pending = client.list_deliveries(unfinished).await.context(failed)?.into_inner().objects;
+    let pending = client.list_deliveries(unfinished).await.context(failed)?.into_inner();
+    Ok(Told { proxies, convergence, held_back, pending })
+}
+
+/// Asks the control plane.
+pub(super) async fn fetch(reach: &dyn Reach) -> anyhow::Result<Report> {
+    let Told { proxies, convergence, held_back, pending } = reach::ask_all(reach, ask, Told::together).await?;
     let mut proxies: Vec<Proxy> = proxies.into_iter().map(proxy).collect();
     proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
     let proto::Convergence { snapshot, connected, behind, .. } = convergence;
+    let pending = pending.objects;
     Ok(Report { snapshot, connected, behind, proxies, held_back, pending })
 }
 

@@ -142,6 +142,13 @@ impl Inspection for ControlPlane {
         Ok(Response::new(proto::ListDeliveriesResponse { objects: vec![object] }))
     }
 
+    async fn list_answers(
+        &self,
+        _: Request<proto::ListAnswersRequest>,
+    ) -> Result<Response<proto::ListAnswersResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
     async fn list_held_back(
         &self,
         _: Request<proto::ListHeldBackRequest>,
@@ -237,7 +244,7 @@ impl Reach for World {
             Target::Admin(pod) if *pod == PodKey::new("shop", "cart-5d8f-abcde") => TcpStream::connect(&self.admin),
             Target::Admin(_) => Err(std::io::ErrorKind::ConnectionRefused.into()),
             Target::Address(address) => TcpStream::connect(address),
-            Target::ControlPlane => TcpStream::connect(&self.server),
+            Target::ControlPlane | Target::Replica(_) => TcpStream::connect(&self.server),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use anyhow::Context;
 use serde::Serialize;
+use tonic::Code;
+use tonic::transport::Channel;
 
 use super::reach::{self, Reach};
 use crate::cli::output::Table;
@@ -21,11 +23,16 @@ pub(super) struct Upstream {
 
 /// Asks the control plane.
 pub(super) async fn fetch(reach: &dyn Reach, pod: &PodKey) -> anyhow::Result<Vec<Upstream>> {
-    let mut client = InspectionClient::new(reach::channel(reach).await?).max_decoding_message_size(256 << 20);
     let request = ListUpstreamsRequest { namespace: pod.namespace.to_string(), pod: pod.name.to_string() };
-    let answer = client.list_upstreams(request).await;
-    let answer = answer.with_context(|| format!("the control plane did not tell what the proxy of {pod} uses"))?;
-    Ok(answer.into_inner().upstreams.into_iter().map(upstream).collect())
+    // It is connected to one replica; the others have nothing to tell.
+    let ask = async |mut client: InspectionClient<Channel>| match client.list_upstreams(request.clone()).await {
+        Err(status) if status.code() == Code::NotFound => Ok(Err(status)),
+        answer => Ok(Ok(answer?.into_inner().upstreams)),
+    };
+    let answers = reach::ask_each(reach, ask).await;
+    let found = answers.and_then(|answers| Ok(answers.into_iter().reduce(Result::or).transpose()?));
+    let found = found.with_context(|| format!("the control plane did not tell what the proxy of {pod} uses"))?;
+    Ok(found.into_iter().flatten().map(upstream).collect())
 }
 
 fn upstream(upstream: proto::Upstream) -> Upstream {

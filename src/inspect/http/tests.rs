@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::*;
+use crate::inspect::answers::{self, Generation, ReplicaAnswers};
 use crate::inspect::proto::inspection_client::InspectionClient;
 use crate::inspect::proto::{
     GetConvergenceRequest, GetGraphRequest, ListDeliveriesRequest, ListDenialsRequest, ListDiagnosticsRequest,
@@ -199,11 +200,37 @@ impl Delivery for Fixture {
     }
 }
 
+impl Generations for Fixture {
+    fn answers(&self, of: &[Generation]) -> Vec<Option<ReplicaAnswers>> {
+        let known = |of: &Generation| {
+            let whole = self.deliveries(&|object| object == Some(&of.object)).pop()?;
+            Some(ReplicaAnswers { answers: whole.answers, changed: of.generation > 1 })
+        };
+        of.iter().map(known).collect()
+    }
+}
+
 fn admin(readiness: Readiness, registry: Registry) -> Router {
+    admin_with(Arc::new(Fixture), readiness, registry)
+}
+
+fn admin_with(generations: Arc<dyn Generations>, readiness: Readiness, registry: Registry) -> Router {
     let fixture = Arc::new(Fixture);
     let (proxies, mesh, graph) = (fixture.clone(), fixture.clone(), fixture.clone());
     let (delivery, audit) = (fixture.clone(), fixture);
-    Admin { proxies, mesh, graph, delivery, audit, readiness, registry: Arc::new(registry) }.router()
+    Admin { proxies, mesh, generations, graph, delivery, audit, readiness, registry: Arc::new(registry) }.router()
+}
+
+/// Serves an inspection API that tells of these generations; `None`: one that has no such call.
+pub(crate) async fn serve_answers(generations: Option<Arc<dyn Generations>>) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = match generations {
+        Some(generations) => admin_with(generations, Readiness::default(), Registry::default()),
+        None => health(Readiness::default()),
+    };
+    tokio::spawn(serve(listener, router, std::future::pending()));
+    address
 }
 
 async fn get_path(router: &Router, path: &str) -> (StatusCode, String) {
@@ -323,6 +350,25 @@ async fn the_inspection_api_answers_on_the_same_port_as_http() {
     assert_eq!(serde_json::to_value(deliveries).unwrap(), json, "one answer, two forms");
     let held_back = client.list_held_back(ListHeldBackRequest {}).await.unwrap().into_inner().held_back;
     assert_eq!((held_back.len(), held_back[0].message.as_str()), (1, "no such filter"));
+    let of = |kind, namespace: &str, name: &str, generation| Generation {
+        object: ObjectRef { kind, namespace: Some(namespace.into()), name: name.into() },
+        uid: "u".into(),
+        generation,
+    };
+    let of = [
+        of(Kind::Service, "shop", "cart", 2),
+        of(Kind::Pod, "bank", "teller-9", 1),
+        of(Kind::Pod, "bank", "teller-0", 1),
+    ];
+    let mut request = answers::request(&of);
+    request.objects[1].object.as_mut().unwrap().kind = "OfALaterVersion".to_owned();
+    let told = client.list_answers(request).await.unwrap().into_inner().objects;
+    let told: Vec<_> = told.into_iter().map(answers::read).collect();
+    let known = |of: &Generation| Fixture.answers(std::slice::from_ref(of)).pop().unwrap();
+    assert_eq!(told, [known(&of[0]), None, known(&of[2])], "in the order in which they were asked for");
+    assert!(
+        told[0].as_ref().unwrap().answers.refusals[0].message == "no such filter" && told[0].as_ref().unwrap().changed
+    );
     let of = ListDenialsRequest { namespace: "shop".to_owned() };
     let denials = client.list_denials(of).await.unwrap().into_inner();
     let [ref denial] = denials.denials[..] else { panic!("{denials:?}") };

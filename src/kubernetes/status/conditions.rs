@@ -5,22 +5,22 @@
 //! | `Accepted` | True | `Accepted` | all of it is used |
 //! | | True | `PartlyUsed` | there are warnings |
 //! | | False | `Rejected` | it is not used; its last good version stays |
-//! | `Delivered` | True | `Delivered` | all proxies that use it have acknowledged it |
+//! | `Delivered` | True | `Delivered` | all proxies that use it have acknowledged it, whichever replica they are at |
 //! | | True | `Unused` | no proxy uses it |
-//! | | False | `Pending` | some have yet to answer |
+//! | | False | `Pending` | some have yet to answer, or a replica has yet to say so |
 //! | | False | `Refused` | Envoy refuses what comes of it |
 //! | | False | `NotAccepted` | see `Accepted` |
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::Observed;
 use super::events::Saying;
+use super::whole::Whole;
 use crate::mesh::Diagnostic;
 use crate::mesh::diagnostic::Severity;
-use crate::xds::status::Answers;
 
 /// The types of conditions.
 const ACCEPTED: &str = "Accepted";
@@ -29,7 +29,7 @@ const DELIVERED: &str = "Delivered";
 pub(super) const REFUSED: &str = "Refused";
 const PENDING: &str = "Pending";
 const NOT_ACCEPTED: &str = "NotAccepted";
-/// So many proxies that are waited for are named.
+/// So many proxies that are waited for are named, and so many replicas.
 const NAMED: usize = 3;
 /// Bytes of a message; the definitions allow for more.
 pub(super) const MESSAGE: usize = 1_000;
@@ -93,25 +93,35 @@ pub(super) fn settled(seen: &Observed, accepted: &Wanted) -> Option<Wanted> {
     settled.then(|| Wanted::new(DELIVERED, true, reason, there.message.clone()))
 }
 
-/// Whether the proxies have what came of the object. `since`: when it was read; `replica`: whose proxies are told of.
-pub(super) fn delivered(answers: Option<(SystemTime, Answers)>, since: SystemTime, replica: &str) -> Wanted {
-    let Some((changed_at, answers)) = answers.filter(|(_, answers)| answers.proxies > 0) else {
-        return Wanted::new(DELIVERED, true, "Unused", format!("no proxy of {replica} uses it"));
-    };
-    if let Some(refusal) = answers.refusals.first() {
+/// Whether the proxies have what came of the object.
+pub(super) fn delivered(whole: &Whole) -> Wanted {
+    let Whole { answers, changed, unknown } = whole;
+    if let Some(refusal) = answers.refusals.first().filter(|_| answers.proxies > 0) {
         let reason = format!("{} refuses it: {}", refusal.proxy, refusal.message.trim());
         return Wanted::new(DELIVERED, false, REFUSED, reason);
     }
-    let have = format!("{}/{} proxies of {replica}", answers.acknowledged, answers.proxies);
-    let Some(took) = answers.took.filter(|_| answers.pending == 0 && answers.acknowledged == answers.proxies) else {
-        let names: Vec<_> = answers.pending_proxies.iter().take(NAMED).map(ToString::to_string).collect();
-        let more = answers.pending.saturating_sub(names.len() as u64);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let waits = if names.is_empty() { String::new() } else { format!("; waiting for {}{more}", names.join(", ")) };
-        return Wanted::new(DELIVERED, false, PENDING, have + &waits);
-    };
-    let took = if changed_at >= since { format!(", {}", seconds(took)) } else { String::new() };
-    Wanted::new(DELIVERED, true, "Delivered", have + &took)
+    if answers.proxies == 0 && unknown.is_empty() {
+        return Wanted::new(DELIVERED, true, "Unused", "no proxy uses it".to_owned());
+    }
+    let have = format!("{}/{} proxies", answers.acknowledged, answers.proxies);
+    let all = answers.pending == 0 && answers.acknowledged == answers.proxies;
+    match answers.took.filter(|_| all && unknown.is_empty()) {
+        Some(took) => {
+            let took = if *changed { format!(", {}", seconds(took)) } else { String::new() };
+            Wanted::new(DELIVERED, true, "Delivered", have + &took)
+        }
+        None => Wanted::new(DELIVERED, false, PENDING, have + &waits(whole)),
+    }
+}
+
+/// For whom is waited.
+fn waits(whole: &Whole) -> String {
+    let Whole { answers, unknown, .. } = whole;
+    let names: Vec<_> = answers.pending_proxies.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = answers.pending.saturating_sub(names.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let proxies = (!names.is_empty()).then(|| format!("waiting for {}{more}", names.join(", ")));
+    proxies.iter().chain(unknown.iter().take(NAMED)).map(|waits| format!("; {waits}")).collect()
 }
 
 /// How what an object says differs from what it should say.

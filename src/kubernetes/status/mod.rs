@@ -2,9 +2,10 @@
 //! holder of the Lease.
 //!
 //! ```text
-//!  diagnostics ──┐
-//!  deliveries  ──┼─▶ conditions (pure) ─ different from what is there ─▶ status of objects of SMI and of Weft
-//!  objects seen ─┘        └─▶ events (pure) ─ not said yet ──────────▶ Events, of every kind
+//!  objects seen ──┐
+//!  diagnostics  ──┼─▶ conditions (pure) ─ different from what is there ─▶ status of objects of SMI and of Weft
+//!  own answers ──┬┘        └─▶ events (pure) ─ not said yet ──────────▶ Events, of every kind
+//!  replicas ─────┘ whole (pure)
 //! ```
 //!
 //! Each round compares what should be said with what the API server has. So nothing is written twice, a new holder goes
@@ -14,12 +15,14 @@
 mod conditions;
 mod events;
 mod limit;
+mod replicas;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -30,18 +33,19 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Cluster, Report, RequestError, send};
-use crate::mesh::{Diagnostic, Kind, ObjectRef};
-use crate::xds::status::Answers;
+use crate::inspect::answers::{Generation, Generations};
+use crate::mesh::{Diagnostic, Kind, ObjectRef, ServiceKey};
 use conditions::{Difference, Wanted};
 use events::Saying;
 use limit::Limit;
+pub use replicas::Replica;
+use replicas::Reply;
+use whole::Whole;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// What was read a shorter time ago may not be in the mesh yet, or not on its way.
+/// What was read a shorter time ago may not be in the mesh of every replica yet, or not on its way.
 const SETTLES: Duration = Duration::from_secs(1);
-/// A change may be told together with others that were read so much earlier.
-const GATHERED: Duration = Duration::from_millis(100);
 /// What was written shows by then, or is written again.
 const SHOWS: Duration = Duration::from_secs(10);
 /// So long it is believed that a kind has no status.
@@ -49,13 +53,17 @@ const BARE: Duration = Duration::from_secs(60);
 /// A delivery that is not complete is told anew after this time, if it is another one.
 const PROGRESS: Duration = Duration::from_secs(30);
 /// Conditions: so many at once, and then so many a second.
-const CONDITIONS: (u32, f64) = (50, 10.0);
+const CONDITIONS_LIMIT: (u32, f64) = (50, 10.0);
 /// Events: the same.
-const EVENTS: (u32, f64) = (20, 2.0);
+const EVENTS_LIMIT: (u32, f64) = (20, 2.0);
 /// So many events are remembered by name, to be counted when they come again.
 const REMEMBERED: usize = 10_000;
 /// Who we are to server-side apply.
 const MANAGER: &str = "weft-status";
+/// What is reported.
+const STATUS: &str = "the status of objects";
+const EVENTS: &str = "events of objects";
+const REPLICAS: &str = "the other replicas";
 
 /// What an API server says of an object beside what is in it.
 #[derive(Clone, PartialEq, Debug)]
@@ -74,17 +82,16 @@ pub struct Observed {
     pub at: Instant,
 }
 
-/// What there is to tell.
-pub trait Findings: Send + Sync {
+/// What there is to tell, and what the proxies of this replica have answered.
+pub trait Findings: Generations {
     /// The objects of SMI and of Weft.
     fn objects(&self) -> Vec<(ObjectRef, Arc<Observed>)>;
 
     /// What is wrong with objects.
     fn diagnostics(&self) -> Vec<Diagnostic>;
 
-    /// For each of the objects the answers to the resources that it has a part in, and when the newest of them changed;
-    /// the time they took is that of the changes since the time given. `None`: it has a part in none.
-    fn answers(&self, of: &[(&ObjectRef, SystemTime)]) -> Vec<Option<(SystemTime, Answers)>>;
+    /// The replicas of the control plane, this one among them, by their Service.
+    fn replicas(&self, service: &ServiceKey) -> Vec<Replica>;
 }
 
 /// Writes what became of objects.
@@ -113,14 +120,23 @@ struct Tenure {
 impl Tenure {
     fn new(now: Instant) -> Self {
         Self {
-            conditions: Limit::new(CONDITIONS, now),
-            events: Limit::new(EVENTS, now),
+            conditions: Limit::new(CONDITIONS_LIMIT, now),
+            events: Limit::new(EVENTS_LIMIT, now),
             sent: HashMap::new(),
             missed: HashSet::new(),
             bare: HashMap::new(),
             said: HashMap::new(),
             written: HashSet::new(),
         }
+    }
+}
+
+/// Another holder says what holds from then on.
+struct Ends<'a>(&'a dyn Report);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        [STATUS, EVENTS, REPLICAS].into_iter().for_each(|of| self.0.report(of, None));
     }
 }
 
@@ -133,6 +149,7 @@ impl Status {
     /// Writes what is new, until the future is dropped.
     pub async fn keep(&self) {
         let mut tenure = Tenure::new(Instant::now());
+        let _ends = Ends(&*self.report);
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -153,7 +170,7 @@ impl Status {
         tenure.bare.retain(|_, since| now.duration_since(*since) < BARE);
         tenure.sent.retain(|object, (_, at)| objects.contains_key(object) && now.duration_since(*at) < PROGRESS);
         tenure.missed.retain(|object| objects.contains_key(object));
-        let mut wanted = self.wanted(&objects, &found, now);
+        let mut wanted = self.wanted(&objects, &found, now).await;
         // Before the conditions are written: what they say already needs no event.
         let sayings = sayings(&found, &wanted);
         tenure.said.retain(|object, _| sayings.contains_key(object));
@@ -180,7 +197,7 @@ impl Status {
     }
 
     /// The conditions that objects should have; those that were read a moment ago are left out.
-    fn wanted(
+    async fn wanted(
         &self,
         objects: &BTreeMap<ObjectRef, Arc<Observed>>,
         found: &BTreeMap<ObjectRef, Vec<Diagnostic>>,
@@ -192,16 +209,37 @@ impl Status {
             let accepted = conditions::accepted(found.get(object).map(Vec::as_slice).unwrap_or_default());
             let settled = conditions::settled(seen, &accepted);
             if settled.is_none() {
-                under_way.push((object, SystemTime::now() - now.duration_since(seen.at) - GATHERED));
+                let (uid, generation) = (seen.uid.clone(), seen.generation);
+                under_way.push(Generation { object: object.clone(), uid, generation });
             }
             wanted.insert(object.clone(), [Some(accepted), settled].into_iter().flatten().collect::<Vec<_>>());
         }
-        let answers = if under_way.is_empty() { Vec::new() } else { self.findings.answers(&under_way) };
-        for ((object, since), answers) in under_way.iter().zip(answers) {
-            let delivered = conditions::delivered(answers, *since, &self.cluster.replica);
-            wanted.entry((*object).clone()).or_default().push(delivered);
+        let under_way: Arc<[Generation]> = under_way.into();
+        let others = self.ask(&under_way).await;
+        let own = if under_way.is_empty() { Vec::new() } else { self.findings.answers(&under_way) };
+        for (place, (of, own)) in under_way.iter().zip(own).enumerate() {
+            let Some(own) = own else {
+                // It has changed in the meantime: the next round is about what it is now.
+                wanted.remove(&of.object);
+                continue;
+            };
+            let mut whole = Whole::of(own);
+            others.iter().for_each(|(replica, reply)| whole.add(replica, reply, place));
+            wanted.entry(of.object.clone()).or_default().push(conditions::delivered(&whole));
         }
         wanted
+    }
+
+    /// What the other replicas say of these objects.
+    async fn ask(&self, of: &Arc<[Generation]>) -> Vec<(Replica, Reply)> {
+        let mut others = match of.is_empty() {
+            true => Vec::new(),
+            false => self.findings.replicas(&ServiceKey::new(self.cluster.namespace(), replicas::SERVICE)),
+        };
+        others.retain(|replica| *replica.name != *self.cluster.replica);
+        let replies = replicas::ask(others, of).await;
+        self.report.report(REPLICAS, replicas::silence(&replies));
+        replies
     }
 
     async fn write_conditions(
@@ -241,7 +279,7 @@ impl Status {
                 }
             }
         }
-        self.say("the status of objects", failed);
+        self.say(STATUS, failed);
     }
 
     async fn write_status(&self, object: &ObjectRef, seen: &Observed, wanted: &[Wanted]) -> Result<(), RequestError> {
@@ -301,7 +339,7 @@ impl Status {
                 tenure.said.entry(object.clone()).or_default().insert(saying);
             }
         }
-        self.say("events of objects", failed);
+        self.say(EVENTS, failed);
     }
 
     /// Writes an event, or counts it when it was written before.

@@ -3,9 +3,10 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::conditions::{Difference, accepted, delivered, difference, settled};
 use super::*;
+use crate::inspect::answers::ReplicaAnswers;
 use crate::mesh::{PodKey, ProxyId};
 use crate::snapshot::{ResourceType, Version};
-use crate::xds::status::ResourceRefusal;
+use crate::xds::status::{Answers, ResourceRefusal};
 
 fn seen(generation: i64, conditions: Vec<Condition>) -> Observed {
     Observed {
@@ -22,7 +23,8 @@ fn object(kind: Kind, name: &str) -> ObjectRef {
     ObjectRef { kind, namespace: Some("shop".into()), name: name.into() }
 }
 
-fn answers(proxies: u64, pending: &[&str], took: Option<u64>) -> Option<(SystemTime, Answers)> {
+/// What all proxies have answered to a change.
+fn whole(proxies: u64, pending: &[&str], took: Option<u64>) -> Whole {
     let pending_proxies = pending.iter().map(|pod| ProxyId(PodKey::new("shop", *pod))).collect::<Vec<_>>();
     let pending = pending_proxies.len() as u64;
     let took = took.map(Duration::from_millis);
@@ -35,7 +37,7 @@ fn answers(proxies: u64, pending: &[&str], took: Option<u64>) -> Option<(SystemT
         took,
         ..Answers::default()
     };
-    Some((SystemTime::UNIX_EPOCH + Duration::from_secs(100), answers))
+    Whole::of(ReplicaAnswers { answers, changed: true })
 }
 
 fn line(wanted: &Wanted) -> String {
@@ -57,40 +59,60 @@ fn accepted_says_whether_and_how_far_an_object_is_used() {
 
 #[test]
 fn delivered_says_who_has_it_and_how_long_it_took() {
-    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    let mut refused = answers(3, &[], None).unwrap();
-    refused.1.refusals = vec![ResourceRefusal {
+    let refused = ResourceRefusal {
         proxy: ProxyId(PodKey::new("shop", "cart-1")),
-        at: at(0),
+        at: std::time::SystemTime::UNIX_EPOCH,
         kind: ResourceType::Route,
         name: "outbound".into(),
         version: Version::parse("0000000000000000").unwrap(),
         message: "no such filter\n".to_owned(),
-    }];
-    for (answers, since, expected) in [
-        (None, 100, "Delivered True Unused: no proxy of one uses it"),
-        (answers(0, &[], Some(0)), 100, "Delivered True Unused: no proxy of one uses it"),
-        (answers(37, &[], Some(412)), 100, "Delivered True Delivered: 37/37 proxies of one, 0.4 s"),
-        (answers(37, &[], Some(12)), 100, "Delivered True Delivered: 37/37 proxies of one, 12 ms"),
-        (answers(37, &[], Some(412)), 101, "Delivered True Delivered: 37/37 proxies of one"),
-        (answers(3, &["b"], None), 100, "Delivered False Pending: 2/3 proxies of one; waiting for b.shop"),
+    };
+    let refused = |mut whole: Whole| {
+        whole.answers.refusals = vec![refused.clone()];
+        whole
+    };
+    let unchanged = |whole: Whole| Whole { changed: false, ..whole };
+    let unknown = |mut whole: Whole, of: &[&str]| {
+        whole.unknown = of.iter().map(|replica| format!("replica {replica} does not answer")).collect();
+        whole
+    };
+    for (whole, expected) in [
+        (Whole::default(), "Delivered True Unused: no proxy uses it"),
+        (whole(0, &[], Some(0)), "Delivered True Unused: no proxy uses it"),
+        (whole(37, &[], Some(412)), "Delivered True Delivered: 37/37 proxies, 0.4 s"),
+        (whole(37, &[], Some(12)), "Delivered True Delivered: 37/37 proxies, 12 ms"),
+        (unchanged(whole(37, &[], Some(412))), "Delivered True Delivered: 37/37 proxies"),
+        (whole(3, &["b"], None), "Delivered False Pending: 2/3 proxies; waiting for b.shop"),
         (
-            answers(9, &["a", "b", "c", "d", "e"], None),
-            100,
-            "Delivered False Pending: 4/9 proxies of one; waiting for a.shop, b.shop, c.shop and 2 more",
+            whole(9, &["a", "b", "c", "d", "e"], None),
+            "Delivered False Pending: 4/9 proxies; waiting for a.shop, b.shop, c.shop and 2 more",
         ),
-        (answers(3, &[], None), 100, "Delivered False Pending: 3/3 proxies of one"),
-        (Some(refused), 100, "Delivered False Refused: cart-1.shop refuses it: no such filter"),
+        (whole(3, &[], None), "Delivered False Pending: 3/3 proxies"),
+        (refused(whole(3, &[], None)), "Delivered False Refused: cart-1.shop refuses it: no such filter"),
+        (
+            unknown(whole(37, &[], Some(412)), &["two"]),
+            "Delivered False Pending: 37/37 proxies; replica two does not answer",
+        ),
+        (unknown(Whole::default(), &["two"]), "Delivered False Pending: 0/0 proxies; replica two does not answer"),
+        (
+            unknown(whole(3, &["b"], None), &["two", "three"]),
+            "Delivered False Pending: 2/3 proxies; waiting for b.shop; replica two does not answer; replica three does \
+             not answer",
+        ),
+        (
+            refused(unknown(whole(3, &[], None), &["two"])),
+            "Delivered False Refused: cart-1.shop refuses it: no such filter",
+        ),
     ] {
-        assert_eq!(line(&delivered(answers, at(since), "one")), expected);
+        assert_eq!(line(&delivered(&whole)), expected);
     }
 }
 
 #[test]
 fn what_was_delivered_or_is_not_used_is_not_looked_up() {
     let good = accepted(&[]);
-    let done = delivered(answers(2, &[], Some(1)), SystemTime::UNIX_EPOCH, "one");
-    let waiting = delivered(answers(2, &["a"], None), SystemTime::UNIX_EPOCH, "one");
+    let done = delivered(&whole(2, &[], Some(1)));
+    let waiting = delivered(&whole(2, &["a"], None));
     let after =
         |generation, wanted: &Wanted| settled(&seen(generation, vec![wanted.condition(&seen(1, vec![]))]), &good);
     assert_eq!(after(1, &done), Some(done.clone()));
@@ -114,7 +136,7 @@ fn only_what_differs_is_written_and_the_time_of_a_transition_is_kept() {
     assert_eq!(warned.condition(&there).last_transition_time, long_ago, "it holds as it held");
     let bad = accepted(&[Diagnostic::error("spec", "a", "b")]);
     assert!(bad.condition(&there).last_transition_time.0 > long_ago.0);
-    let waits = |pending: &[&str]| delivered(answers(3, pending, None), SystemTime::UNIX_EPOCH, "one");
+    let waits = |pending: &[&str]| delivered(&whole(3, pending, None));
     let there = seen(1, vec![waits(&["a", "b"]).condition(&there)]);
     assert_eq!(difference(&there, &[waits(&["a"])]), Difference::Progress);
     assert_eq!(difference(&there, &[waits(&["a", "b"])]), Difference::None);

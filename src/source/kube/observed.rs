@@ -21,6 +21,11 @@ impl ObservedObjects {
         self.lock().iter().map(|(object, observed)| (object.clone(), observed.clone())).collect()
     }
 
+    /// One of them.
+    pub fn get(&self, object: &ObjectRef) -> Option<Arc<Observed>> {
+        self.lock().get(object).cloned()
+    }
+
     /// The object was seen. When its generation was read first is kept.
     pub(super) fn seen(&self, object: &ObjectRef, resource: &Resource, json: &Value) {
         if is_built_in(object.kind) {
