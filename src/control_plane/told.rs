@@ -15,12 +15,12 @@ use crate::inspect::answers::{Generation, Generations, ReplicaAnswers};
 use crate::kubernetes::status::{Findings, Observed, Replica};
 use crate::mesh::{Diagnostic, Dirty, Kind, ObjectRef, ServiceKey};
 use crate::source::kube::ObservedObjects;
-use crate::xds::Registry;
+use crate::xds::{Registry, pace};
 
 /// An object that touched more than this is taken for one that concerns the whole mesh.
 const MANY: usize = 1_000;
 /// What was read a shorter time ago may not be in the mesh yet, or not on its way.
-const SETTLES: Duration = Duration::from_millis(500);
+const SETTLES: Duration = pace::LONGEST.saturating_add(Duration::from_millis(500));
 /// A change may be told together with others that were read so much earlier.
 const GATHERED: Duration = Duration::from_millis(100);
 

@@ -23,7 +23,7 @@ mod interest;
 pub mod learn;
 mod ledger;
 mod name_pool;
-mod pace;
+pub mod pace;
 pub mod registry;
 pub mod requests;
 mod rollout;

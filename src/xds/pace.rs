@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 use super::interest::Slot;
 
 /// How long changes are gathered at most, however many streams have not answered.
-pub(super) const LONGEST: Duration = Duration::from_secs(1);
+pub const LONGEST: Duration = Duration::from_secs(1);
 /// So many streams cost little, wherever they are, and are not waited for;
 const FEW: u64 = 64;
 /// nor is one in so many.

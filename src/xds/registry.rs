@@ -291,9 +291,20 @@ impl Registry {
         }
         let wakes: Vec<_> = woken.iter().filter_map(|slot| Some(state.entry(slot)?.wake.clone())).collect();
         self.acknowledge(&mut state);
+        let answered = |(_, canaries, _): (_, &RoaringBitmap, _)| canaries.is_disjoint(state.ledger.owing());
+        let settled = state.rollout.trial().is_some_and(answered);
         drop(state);
         wakes.iter().for_each(|wake| wake.notify_one());
         self.rescheduled.notify_one();
+        // To those who try it it is what they have: what was tried by others before was taken back in the meantime.
+        if settled {
+            self.settle(now);
+        }
+    }
+
+    /// Those who try something may have answered.
+    fn settle(&self, now: Instant) {
+        self.change(now, None, |state, busy| state.rollout.settle(&state.interest, busy, now));
     }
 
     /// Publishes how far all streams are, if that is further than before.
@@ -535,7 +546,7 @@ impl Registration {
             self.registry.rescheduled.notify_one();
         }
         if tries {
-            self.registry.change(now, None, |state, busy| state.rollout.settle(&state.interest, busy, now));
+            self.registry.settle(now);
         }
     }
 }

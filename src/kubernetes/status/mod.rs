@@ -45,7 +45,7 @@ use whole::Whole;
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
 /// What was read a shorter time ago may not be in the mesh of every replica yet, or not on its way.
-const SETTLES: Duration = Duration::from_secs(1);
+const SETTLES: Duration = Duration::from_secs(2);
 /// What was written shows by then, or is written again.
 const SHOWS: Duration = Duration::from_secs(10);
 /// So long it is believed that a kind has no status.

@@ -402,6 +402,19 @@ fn what_is_delivered_is_told_while_trials_follow_one_another() {
 }
 
 #[test]
+fn what_is_taken_back_while_others_try_it_waits_for_nobody() {
+    let mut rig = Rig::eager(1, 3, [put(Listener, "l", 1)]);
+    rig.publish([put(Listener, "l", 2)]);
+    let canary = rig.run();
+    rig.publish([put(Listener, "l", 1)]);
+    let now = rig.now;
+    canary.iter().for_each(|index| rig.clients[*index].reads_all(now));
+    rig.come_to_rest();
+    assert_eq!(rig.now, now, "no patience was needed");
+    rig.check();
+}
+
+#[test]
 fn a_stream_that_never_answers_does_not_grow_the_registry() {
     let mut rig = Rig::eager(0, 1, [put(Cluster, "a", 1)]);
     for content in 0..2 * MAX_PUBLISHED {
