@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use weft::inject::Options;
-use weft_e2e::mesh::repository;
+use weft_e2e::mesh::{repository, weft_beside_tests};
 
 fn helm(arguments: &[&str]) -> Output {
     let helm = repository().join("target/helm/helm");
@@ -189,7 +189,7 @@ fn the_arguments_of_the_deployments_are_understood() {
     for (name, more) in [("weft", Some(format!("--kubeconfig={nowhere}"))), ("weft-webhook", None)] {
         let container = &find(&rendered, "Deployment", name)["spec"]["template"]["spec"]["containers"][0];
         let arguments = container["args"].as_array().expect("arguments").iter().filter_map(Value::as_str);
-        let mut command = Command::new(repository().join("target/debug/weft"));
+        let mut command = Command::new(weft_beside_tests().expect("weft"));
         let done = command.args(arguments).args(more).output().expect("weft runs");
         let said = String::from_utf8_lossy(&done.stderr);
         assert_eq!(done.status.code(), Some(1), "{name}: {said}");
@@ -248,7 +248,7 @@ fn versions_agree() {
 #[test]
 fn what_the_image_collects_runs_by_itself() {
     let root = tempfile::tempdir().expect("a directory");
-    let weft = repository().join("target/debug/weft");
+    let weft = weft_beside_tests().expect("weft");
     let collected = Command::new(repository().join("image/collect"))
         .arg(root.path())
         .args([weft.as_os_str(), "nft".as_ref(), "ip".as_ref()])
