@@ -90,8 +90,11 @@ fn the_source_reads_a_real_api_server() {
         "kube-restart: while the API server is away nothing changes, and it is said once",
         "1 said, over, same plan",
         || {
-            // The server's own Service, which it makes when it comes to it.
+            // The server's own Service and Namespaces, which it makes when it comes to them.
             watched.wait_for("apply Service default/kubernetes", "")?;
+            for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+                watched.wait_for(&format!("apply Namespace {namespace}"), "")?;
+            }
             watched.forget();
             let before = watched.plan();
             kubernetes.kill_server()?;
