@@ -105,7 +105,7 @@ fn the_source_reads_a_real_api_server() {
             let said = told.iter().filter(|line| line.starts_with("trouble")).count();
             let touched: Vec<_> = told.iter().filter(|line| line.starts_with("delete")).cloned().collect();
             let after = watched.plan();
-            let seen = format!("{said} said, {touched:?} deleted, {}", difference(&before, &after));
+            let seen = format!("{said} said, {touched:?} deleted, {}; told: {told:?}", difference(&before, &after));
             Ok((said == 1 && touched.is_empty() && after == before, seen))
         },
     );
