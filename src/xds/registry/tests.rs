@@ -403,14 +403,20 @@ fn what_is_delivered_is_told_while_trials_follow_one_another() {
 
 #[test]
 fn what_is_taken_back_while_others_try_it_waits_for_nobody() {
-    let mut rig = Rig::eager(1, 3, [put(Listener, "l", 1)]);
-    rig.publish([put(Listener, "l", 2)]);
-    let canary = rig.run();
-    rig.publish([put(Listener, "l", 1)]);
-    let now = rig.now;
-    canary.iter().for_each(|index| rig.clients[*index].reads_all(now));
+    let mut rig = Rig::new(1);
+    rig.publish([put(Listener, "c", 0)]);
+    rig.enter(1);
+    rig.publish([put(Cluster, "a", 1)]);
+    rig.enter(0);
+    rig.enter(0);
+    rig.publish([gone(Cluster, "a")]);
+    rig.enter(1);
+    rig.publish([view(0, vec![], Pushed::All), put(Listener, "c", 1)]);
+    rig.lose_patience();
+    rig.enter(0);
+    rig.publish([put(Endpoints, "a", 1)]);
+    rig.publish([put(Listener, "c", 0)]);
     rig.come_to_rest();
-    assert_eq!(rig.now, now, "no patience was needed");
     rig.check();
 }
 
