@@ -230,8 +230,11 @@ fn token(installed: &Installed, rows: &mut Scenarios) {
                 let line = wait_for_log(installed, &["not authenticated", "token has expired"]);
                 installed.node.release(&format!("{SYSTEM}/{victim}"))?;
                 let replicas = installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
-                let connected = replicas.iter().map(|replica| sidecars(installed, replica));
-                let connected = connected.sum::<anyhow::Result<usize>>()?;
+                // One that was killed is taken for ready until it is looked at again.
+                let connected = until("the replicas answer", PATIENCE, || {
+                    let each = replicas.iter().map(|replica| sidecars(installed, replica));
+                    Ok(each.sum::<anyhow::Result<usize>>().map_err(|error| format!("{error:#}")))
+                })?;
                 installed.node.replace_token(&pod, &fresh()?)?;
                 until("all sidecars are connected", PATIENCE, || settled(installed, &replicas))?;
                 let line = line?;
@@ -249,7 +252,7 @@ fn replica_of(installed: &Installed, pod: &str) -> anyhow::Result<String> {
     until(&format!("{pod} is connected"), PATIENCE, || {
         let mut all = Vec::new();
         for replica in installed.node.ready(SYSTEM, CONTROL_PLANE) {
-            let proxies = inspection(installed, &replica)?.proxies()?;
+            let Ok(proxies) = inspection(installed, &replica).and_then(|mut one| one.proxies()) else { continue };
             if proxies.iter().any(|proxy| (proxy.namespace.as_str(), proxy.pod.as_str()) == ("shop", pod)) {
                 return Ok(Ok(replica));
             }
