@@ -215,14 +215,19 @@ impl Node {
         Ok(self.pod(pod)?.ip)
     }
 
-    /// Kills a container's process with SIGKILL. It is started again, unless `held`: then the pod stays as it is.
+    /// Kills a container's process with SIGKILL, and waits until that is noticed: the pod is not ready then. It is
+    /// started again, unless `held`: then the pod stays as it is.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it does not run, or does not end.
     pub fn kill(&self, pod: &str, container: &str, held: bool) -> anyhow::Result<()> {
         let pod = self.pod(pod)?;
         pod.held.store(held, Ordering::Release);
-        pod.signal(container, Signal::KILL)
+        let killed = pod.signal(container, Signal::KILL)?;
+        until("the process has ended", PATIENCE, || {
+            let now = lock(&pod.processes).get(container).copied();
+            Ok(if now == Some(killed) { Err(format!("{killed:?} is there")) } else { Ok(()) })
+        })
     }
 
     /// Asks a container's process to end, as [`Node::kill`] does with SIGTERM in its place; the pod stays as it is then.
@@ -232,7 +237,7 @@ impl Node {
     pub fn stop(&self, pod: &str, container: &str) -> anyhow::Result<()> {
         let pod = self.pod(pod)?;
         pod.held.store(true, Ordering::Release);
-        pod.signal(container, Signal::TERM)
+        pod.signal(container, Signal::TERM).map(drop)
     }
 
     /// Has a pod's processes take the time to be so many seconds later than it is, or earlier: those that start from now on,

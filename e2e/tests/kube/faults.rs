@@ -230,11 +230,8 @@ fn token(installed: &Installed, rows: &mut Scenarios) {
                 let line = wait_for_log(installed, &["not authenticated", "token has expired"]);
                 installed.node.release(&format!("{SYSTEM}/{victim}"))?;
                 let replicas = installed.node.wait_for(SYSTEM, CONTROL_PLANE, 2)?;
-                // One that was killed is taken for ready until it is looked at again.
-                let connected = until("the replicas answer", PATIENCE, || {
-                    let each = replicas.iter().map(|replica| sidecars(installed, replica));
-                    Ok(each.sum::<anyhow::Result<usize>>().map_err(|error| format!("{error:#}")))
-                })?;
+                let connected = replicas.iter().map(|replica| sidecars(installed, replica));
+                let connected = connected.sum::<anyhow::Result<usize>>()?;
                 installed.node.replace_token(&pod, &fresh()?)?;
                 until("all sidecars are connected", PATIENCE, || settled(installed, &replicas))?;
                 let line = line?;

@@ -63,7 +63,7 @@ fn the_source_reads_a_real_api_server() {
             watched.wait_for("over Kind(MeshConfig)", "")?;
             shop(&kubernetes)?;
             // Each kind is read by itself: none may come late and change the plans that the rows below compare.
-            for last in ["ServiceAccount shop/catalog", "Service shop/catalog-v2", "TrafficPolicy shop/catalog"] {
+            for last in ["Pod shop/catalog-2", "Service shop/catalog-v2", "TrafficPolicy shop/catalog"] {
                 watched.wait_for(&format!("apply {last}"), "")?;
             }
             Ok((true, watched.wait_for("apply TrafficSplit shop/catalog", "")?))

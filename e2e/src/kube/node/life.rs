@@ -275,6 +275,8 @@ impl Life {
     fn reap(&mut self) {
         for container in &mut self.containers {
             if container.reap().is_some() {
+                // Whoever sees the process gone may not take the pod for ready, told or not.
+                self.pod.ready.store(false, Ordering::Release);
                 lock(&self.pod.processes).remove(container.name());
             }
         }

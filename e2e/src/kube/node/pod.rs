@@ -61,10 +61,11 @@ impl Pod {
         *end = Some(end.map_or(by, |before| before.min(by)));
     }
 
-    /// Sends a signal to the process of a container.
-    pub(super) fn signal(&self, container: &str, signal: Signal) -> anyhow::Result<()> {
+    /// Sends a signal to the process of a container, which it returns.
+    pub(super) fn signal(&self, container: &str, signal: Signal) -> anyhow::Result<Pid> {
         let pid = *lock(&self.processes).get(container).with_context(|| format!("{container} does not run"))?;
-        Ok(kill_process(pid, signal)?)
+        kill_process(pid, signal)?;
+        Ok(pid)
     }
 
     pub(super) fn log_of(&self, container: &str) -> PathBuf {
