@@ -52,8 +52,8 @@ pub use shop::Shop;
 /// How long the server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
-/// One at a time: two would starve each other of the machine's CPUs.
-static TURN: Mutex<()> = Mutex::new(());
+/// One with a node and one without at a time: more would starve each other of the machine's CPUs.
+static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 
 /// An API server with nothing in it but what the tests put there.
 pub struct Kubernetes {
@@ -158,7 +158,7 @@ impl Kubernetes {
     }
 
     fn start_in(place: Place) -> anyhow::Result<Self> {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = TURNS[place as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let directory = TempDir::with_prefix("weft-kubernetes-")?;
         let (kubeconfig, own) = match std::env::var_os("WEFT_KUBECONFIG") {

@@ -196,16 +196,21 @@ impl Opened {
             return std::future::pending().await;
         };
         let (holding, meshed) = (lease.holding(), source.meshed());
-        let bundle = RootBundle::new(cluster, authority.root_pem(), mesh.clone());
-        let served = Served { service: crds::WEBHOOK_SERVICE, definitions: crds::all() };
-        let webhooks = Webhooks::new(cluster, authority, served, mesh.clone());
-        let status = Status::new(cluster, told, mesh.clone());
+        let cluster = &*cluster;
+        let bundle = async |report| {
+            RootBundle::new(cluster, authority.root_pem(), report).keep(meshed.watch()).await;
+        };
+        let webhooks = async |report| {
+            let served = Served { service: crds::WEBHOOK_SERVICE, definitions: crds::all() };
+            Webhooks::new(cluster, authority, served, report).keep().await;
+        };
+        let status = async |report| Status::new(cluster, told.clone(), report).keep().await;
         tokio::select! {
             () = lease.run(&*mesh) => {}
             () = secret.tend(authority, material.clone(), holding.clone(), mesh.clone()) => {}
-            () = while_holding(holding.clone(), || bundle.keep(meshed.watch())) => {}
-            () = while_holding(holding.clone(), || webhooks.keep()) => {}
-            () = while_holding(holding.clone(), || status.keep()) => {}
+            () = while_holding(holding.clone(), mesh.clone(), bundle) => {}
+            () = while_holding(holding.clone(), mesh.clone(), webhooks) => {}
+            () = while_holding(holding.clone(), mesh.clone(), status) => {}
             () = skew::watch(cluster, authority.clock(), &*mesh) => {}
         }
     }

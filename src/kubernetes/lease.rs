@@ -8,6 +8,8 @@
 //! seen no renewal for as long as the Lease says, *by its own clock*, so that the replicas' clocks may differ. A holder
 //! that could not renew stops before any other may begin.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
@@ -147,16 +149,47 @@ fn unusable(of: &str, error: &RequestError) -> Diagnostic {
     Diagnostic::warning("", reason, error.help("leases.coordination.k8s.io"))
 }
 
-/// Runs `work` whenever this replica holds the Lease, and drops it when it no longer does.
-pub async fn while_holding<F: Future<Output = ()>>(mut holding: watch::Receiver<bool>, work: impl Fn() -> F) {
+/// Runs `work` whenever this replica holds the Lease, and drops it when it no longer does. What it has said by then is
+/// unsaid: another holder says what holds from then on.
+pub async fn while_holding<F: Future<Output = ()>>(
+    mut holding: watch::Receiver<bool>,
+    report: Arc<dyn Report>,
+    work: impl Fn(Arc<dyn Report>) -> F,
+) {
     loop {
         if holding.wait_for(|holding| *holding).await.is_err() {
             return;
         }
+        let said = Arc::new(SaidByHolder { report: report.clone(), of: Mutex::default() });
         tokio::select! {
-            () = work() => tokio::time::sleep(LOOK).await,
+            () = work(said) => tokio::time::sleep(LOOK).await,
             lost = holding.wait_for(|holding| !*holding) => if lost.is_err() { return },
         }
+    }
+}
+
+/// Passes on what the holder says, and unsays it at the end.
+struct SaidByHolder {
+    report: Arc<dyn Report>,
+    /// Of what something is said.
+    of: Mutex<BTreeSet<String>>,
+}
+
+impl Report for SaidByHolder {
+    fn report(&self, of: &str, found: Option<Diagnostic>) {
+        let mut said = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Some(_) => said.insert(of.to_owned()),
+            None => said.remove(of),
+        };
+        self.report.report(of, found);
+    }
+}
+
+impl Drop for SaidByHolder {
+    fn drop(&mut self) {
+        let said = self.of.get_mut().unwrap_or_else(PoisonError::into_inner);
+        said.iter().for_each(|of| self.report.report(of, None));
     }
 }
 
@@ -262,6 +295,26 @@ mod tests {
         }
     }
 
+    /// What is said now.
+    #[derive(Default)]
+    struct Said(Mutex<BTreeSet<String>>);
+
+    impl Said {
+        fn now(&self) -> Vec<String> {
+            self.0.lock().expect("no panic").iter().cloned().collect()
+        }
+    }
+
+    impl Report for Said {
+        fn report(&self, of: &str, found: Option<Diagnostic>) {
+            let mut said = self.0.lock().expect("no panic");
+            match found {
+                Some(_) => said.insert(of.to_owned()),
+                None => said.remove(of),
+            };
+        }
+    }
+
     impl Drop for Counted<'_> {
         fn drop(&mut self) {
             self.0.send_modify(|count| *count += 1);
@@ -272,9 +325,15 @@ mod tests {
     async fn work_runs_only_while_the_lease_is_held() {
         let holding = watch::Sender::new(false);
         let count = watch::Sender::new(0);
-        let work = || async {
+        let said = Arc::new(Said::default());
+        let work = |report: Arc<dyn Report>| async {
             let _running = Counted::new(&count);
+            let wrong = || Some(Diagnostic::warning("", "wrong", "mend it"));
+            report.report("over", wrong());
+            report.report("over", None);
+            report.report("wrong", wrong());
             std::future::pending::<()>().await;
+            drop(report);
         };
         let watch = async {
             let mut seen = count.subscribe();
@@ -282,12 +341,15 @@ mod tests {
             for round in [0, 2] {
                 holding.send_replace(true);
                 seen.wait_for(|count| *count == round + 1).await.expect("it begins");
+                assert_eq!(said.now(), ["wrong"]);
                 holding.send_replace(false);
                 seen.wait_for(|count| *count == round + 2).await.expect("it ends");
+                tokio::task::yield_now().await;
+                assert!(said.now().is_empty(), "another holder says what holds: {:?}", said.now());
             }
         };
         tokio::select! {
-            () = while_holding(holding.subscribe(), work) => panic!("it ended"),
+            () = while_holding(holding.subscribe(), said.clone(), work) => panic!("it ended"),
             () = watch => {}
         }
     }

@@ -131,15 +131,6 @@ impl Tenure {
     }
 }
 
-/// Another holder says what holds from then on.
-struct Ends<'a>(&'a dyn Report);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        [STATUS, EVENTS, REPLICAS].into_iter().for_each(|of| self.0.report(of, None));
-    }
-}
-
 impl Status {
     /// That of what `findings` tell.
     pub fn new(cluster: &Cluster, findings: Arc<dyn Findings>, report: Arc<dyn Report>) -> Self {
@@ -149,7 +140,6 @@ impl Status {
     /// Writes what is new, until the future is dropped.
     pub async fn keep(&self) {
         let mut tenure = Tenure::new(Instant::now());
-        let _ends = Ends(&*self.report);
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
