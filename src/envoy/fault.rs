@@ -19,15 +19,15 @@ use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
-use super::message::{duration, http_filter};
+use super::message::{duration, http_filter_of_routes};
 use crate::mesh::object::{Abort, Harm, Percentage};
 
 /// The filter, by its name in a listener and in routes.
 const FAULT: &str = "envoy.filters.http.fault";
 
-/// The filter of every sidecar. By itself it does nothing.
+/// The filter of every sidecar, for the requests of a fault's routes.
 pub(super) fn filter() -> HttpFilter {
-    http_filter(FAULT, HttpFault { disable_downstream_cluster_stats: true, ..Default::default() })
+    http_filter_of_routes(FAULT, HttpFault { disable_downstream_cluster_stats: true, ..Default::default() })
 }
 
 /// What the filter does to the requests of a route: to all of them, since the route is chosen by the fault's

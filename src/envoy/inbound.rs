@@ -47,7 +47,9 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::Upstrea
 use envoy_types::pb::google::protobuf::Any;
 
 use super::access_log::{self, Side};
-use super::message::{address, ads, boolean, duration, http_filter, ipv6_too, listener_filter, network_filter, uint32};
+use super::message::{
+    address, ads, boolean, duration, http_filter_of_routes, ipv6_too, listener_filter, network_filter, uint32,
+};
 use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
@@ -259,7 +261,10 @@ fn manager(codec: CodecType, routes: &str, denied: &str, told: Vec<Logger>, trac
         normalize_path: boolean(true),
         local_reply_config: Some(local_replies(denied)),
         access_log: told.into_iter().chain([denials::log_requests()]).collect(),
-        ..connection_manager(INBOUND, vec![http_filter(HTTP_RBAC, authorize), traffic_policy::rate_filter(), router()])
+        ..connection_manager(
+            INBOUND,
+            vec![http_filter_of_routes(HTTP_RBAC, authorize), traffic_policy::rate_filter(), router()],
+        )
     };
     if let Some(tracing) = tracing {
         tracing::trace(&mut manager, tracing);

@@ -87,6 +87,11 @@ pub(super) fn http_filter<T: Message + Name>(name: &str, config: T) -> HttpFilte
     http_filter_any(name, pack_any(config))
 }
 
+/// A filter for the requests of routes that configure it, alone: the others do not pay for it.
+pub(super) fn http_filter_of_routes<T: Message + Name>(name: &str, config: T) -> HttpFilter {
+    HttpFilter { disabled: true, ..http_filter(name, config) }
+}
+
 pub(super) fn http_filter_any(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),

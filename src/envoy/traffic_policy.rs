@@ -30,7 +30,7 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
 use super::fault::fraction;
-use super::message::{boolean, duration, extension, http_filter, listener_filter, uint32};
+use super::message::{boolean, duration, extension, http_filter_of_routes, listener_filter, uint32};
 use super::names::UNSERVED_HEADER;
 use super::zones;
 use crate::mesh::object::{Algorithm, ConnectionSettings, HashKey, Percentage, RateLimit, RequestSettings, Retries};
@@ -161,9 +161,9 @@ pub(super) fn balancing(settings: &ConnectionSettings) -> (LbPolicy, Option<LbCo
     }
 }
 
-/// The filter that limits the rate of requests. By itself it does nothing.
+/// The filter that limits the rate of requests, for those of routes with [`rates_of_route`].
 pub(super) fn rate_filter() -> HttpFilter {
-    http_filter(RATE_LIMIT, HttpRateLimit { stat_prefix: "rate".to_owned(), ..Default::default() })
+    http_filter_of_routes(RATE_LIMIT, HttpRateLimit { stat_prefix: "rate".to_owned(), ..Default::default() })
 }
 
 /// What the filter does to requests, by the port that they come to. Its own bucket, which counts for all other ports, is
