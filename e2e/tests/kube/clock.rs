@@ -94,6 +94,11 @@ pub(crate) fn of_sidecars(installed: &Installed, rows: &mut Scenarios) {
                     installed.node.wait_for("shop", ("app", app), count)?;
                 }
                 until("all sidecars are connected", PATIENCE, || settled(installed, &replicas))?;
+                // What is ready here is an endpoint there when the controllers and the control plane have come to it.
+                until("the caller has endpoints of catalog", PATIENCE, || {
+                    let hosts = endpoints_of_catalog(installed)?;
+                    Ok(if hosts > 0 { Ok(()) } else { Err("none".to_owned()) })
+                })?;
                 let off = clock_of(installed, "frontend")?;
                 ensure!((off - caller).abs() <= 1, "its clock is {off} min ahead, not {caller}");
                 let summary = installed.node.calls(FRONTEND, &["-n", "300", "-c", "6", "http://catalog/"])?;
@@ -106,6 +111,15 @@ pub(crate) fn of_sidecars(installed: &Installed, rows: &mut Scenarios) {
             Ok((true, seen.join("; ")))
         },
     );
+}
+
+/// How many endpoints the caller's sidecar knows of the Service that it calls.
+fn endpoints_of_catalog(installed: &Installed) -> anyhow::Result<usize> {
+    let clusters = installed.node.admin(FRONTEND, "/clusters?format=json")?;
+    let clusters: Value = serde_json::from_str(&clusters)?;
+    let all = clusters["cluster_statuses"].as_array().into_iter().flatten();
+    let catalog = all.filter(|cluster| cluster["observability_name"] == "shop/catalog/80");
+    Ok(catalog.filter_map(|cluster| cluster["host_statuses"].as_array()).map(Vec::len).sum())
 }
 
 #[test]
