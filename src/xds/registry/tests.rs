@@ -401,6 +401,8 @@ fn what_is_delivered_is_told_while_trials_follow_one_another() {
     rig.check();
 }
 
+/// The shortest history known, of those that the property test finds, in which those who are to try a version have it
+/// already: a trial that they have nothing to answer in would hold up everything else.
 #[test]
 fn what_is_taken_back_while_others_try_it_waits_for_nobody() {
     let mut rig = Rig::new(1);
