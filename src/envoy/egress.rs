@@ -36,7 +36,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use ipnet::IpNet;
 
 use super::message::{boolean, http_filter, listener_filter, network_filter};
-use super::names::{self, DESTINATION_HEADER, EGRESS, EGRESS_DENIED, EGRESS_WILDCARD, PASSTHROUGH, SOURCE_HEADER};
+use super::names::{self, DESTINATION_HEADER, EGRESS, EGRESS_DENIED, EGRESS_WILDCARD, PASSTHROUGH};
 use super::outbound::{self, HTTP, TcpPorts, in_ranges, on_demand, router, tcp_on_demand, tcp_proxy};
 use super::{cluster, inbound, rbac, route, traffic_policy};
 use crate::mesh::object::{EgressHost, RequestSettings};
@@ -217,7 +217,7 @@ fn virtual_host(domain: String, routes: Vec<Route>) -> VirtualHost {
         name: if domain == "*" { EGRESS_DENIED.to_owned() } else { domain.clone() },
         domains: vec![domain],
         routes,
-        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
+        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
         retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
     }

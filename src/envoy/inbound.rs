@@ -1,7 +1,7 @@
 //! A pod's inbound listener: what arrives over the mesh's TLS, what arrives in clear, and who may do what.
 //!
 //! ```text
-//!  TLS, ALPN weft:HTTP/1.x ─▶ http-1  ┬─▶ authorisation by request (routes) ─▶ the application
+//!  TLS, ALPN weft:HTTP/1.1 ─▶ http-1  ┬─▶ authorisation by request (routes) ─▶ the application
 //!  TLS, ALPN weft:HTTP/2   ─▶ http-2  ┘
 //!  TLS, ALPN weft:TCP      ─▶ tcp       ─▶ authorisation by connection ─▶ the application
 //!  in clear, HTTP          ─▶ plaintext-http  (routes: in_clear.rs)
@@ -54,7 +54,9 @@ use super::metrics::{self, Reporter};
 use super::names::{
     ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, INBOUND, INBOUND_IN_CLEAR, INBOUND_PORT, OUTBOUND_PORT, UNSERVED_HEADER,
 };
-use super::outbound::{HTTP, connection_manager, router, tcp_proxy_config, tell_of_connections, told_of_requests};
+use super::outbound::{
+    HTTP, connection_manager, router_that_does_not_count, tcp_proxy_config, tell_of_connections, told_of_requests,
+};
 use super::{denials, rbac, tls, tracing, traffic_policy};
 use crate::mesh::SpiffeId;
 use crate::mesh::object::{AuthorizationMode, MtlsMode, RateLimit};
@@ -161,7 +163,7 @@ fn chains(plan: &InboundPlan, port: Option<u16>, connects: UpstreamConnectMode) 
         manager(codec, INBOUND, NOT_ALLOWED, told, plan.telemetry.tracing.as_ref())
     };
     [
-        mesh("http-1", &ALPN_HTTP1, anyone(), requests(CodecType::Http1)),
+        mesh("http-1", &[ALPN_HTTP1], anyone(), requests(CodecType::Http1)),
         mesh("http-2", &[ALPN_HTTP2], anyone(), requests(CodecType::Http2)),
         mesh("tcp", &[ALPN_TCP], for_tcp, tcp(plan, Reporter::Destination, connects)),
         FilterChain {
@@ -263,7 +265,11 @@ fn manager(codec: CodecType, routes: &str, denied: &str, told: Vec<Logger>, trac
         access_log: told.into_iter().chain([denials::log_requests()]).collect(),
         ..connection_manager(
             INBOUND,
-            vec![http_filter_of_routes(HTTP_RBAC, authorize), traffic_policy::rate_filter(), router()],
+            vec![
+                http_filter_of_routes(HTTP_RBAC, authorize),
+                traffic_policy::rate_filter(),
+                router_that_does_not_count(),
+            ],
         )
     };
     if let Some(tracing) = tracing {

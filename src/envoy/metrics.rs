@@ -67,11 +67,13 @@ pub(super) fn of_requests(mode: MetricsMode, reporter: Reporter) -> Vec<AccessLo
         ("response_flags", "%RESPONSE_FLAGS%"),
         ("grpc_status", "%GRPC_STATUS_NUMBER%"),
     ];
-    let counters = vec![
-        count("requests_total", [&edge, reporter.principals(), &outcome[..], reporter.audit()].concat()),
-        sum("request_bytes_total", &edge, "%BYTES_RECEIVED%"),
-        sum("response_bytes_total", &edge, "%BYTES_SENT%"),
-    ];
+    let mut counters =
+        vec![count("requests_total", [&edge, reporter.principals(), &outcome[..], reporter.audit()].concat())];
+    // Once for each call, to spare each the time: by the caller's sidecar, where there is one.
+    if reporter != Reporter::Destination {
+        counters.push(sum("request_bytes_total", &edge, "%BYTES_RECEIVED%"));
+        counters.push(sum("response_bytes_total", &edge, "%BYTES_SENT%"));
+    }
     let duration = Histogram {
         stat: stat("request_duration_milliseconds", &edge),
         unit: histogram::Unit::Milliseconds.into(),

@@ -42,13 +42,14 @@ pub use crate::ca::{MESH_ROOT as SECRET_ROOT, WORKLOAD as SECRET_WORKLOAD};
 /// request leaves.
 pub const DESTINATION_HEADER: &str = "x-weft-dst";
 
-/// Carries the caller's ServiceAccount to the choice of route; removed before the request leaves.
-pub const SOURCE_HEADER: &str = "x-weft-src";
-
 /// The variable of a sidecar's environment that has the pod's ServiceAccount, `NAMESPACE/NAME`.
 pub const SERVICE_ACCOUNT_VARIABLE: &str = "WEFT_SERVICE_ACCOUNT";
 
-/// The value of [`SERVICE_ACCOUNT_VARIABLE`]; `-` where there is none.
+/// The filter state of an application's connection by which routes that are for some callers only know whose it is. All
+/// sidecars have the same routes.
+pub const SOURCE_STATE: &str = "weft.source";
+
+/// The value of [`SOURCE_STATE`]: that of [`SERVICE_ACCOUNT_VARIABLE`], or `-` where there is none.
 pub const SOURCE_FORMAT: &str = "%ENVIRONMENT(WEFT_SERVICE_ACCOUNT)%";
 
 /// What a callee's sidecar adds to its 503 when no connection to the application came about: nobody has seen the
@@ -59,13 +60,11 @@ pub const UNSERVED_HEADER: &str = "x-weft-unserved";
 pub const DESTINATION_FORMAT: &str = "%DOWNSTREAM_LOCAL_ADDRESS%";
 
 /// ALPN between sidecars. A private value tells the mesh's TLS from an application's own, and says what is inside:
-/// the callee chooses its filter chain by it. Envoy's `%PROTOCOL%` completes it for HTTP.
-pub const ALPN_HTTP_FORMAT: &str = "weft:%PROTOCOL%";
-/// See [`ALPN_HTTP_FORMAT`].
-pub const ALPN_HTTP1: [&str; 2] = ["weft:HTTP/1.1", "weft:HTTP/1.0"];
-/// See [`ALPN_HTTP_FORMAT`].
+/// the callee chooses its filter chain by it. HTTP/1.0 is among HTTP/1.1.
+pub const ALPN_HTTP1: &str = "weft:HTTP/1.1";
+/// See [`ALPN_HTTP1`].
 pub const ALPN_HTTP2: &str = "weft:HTTP/2";
-/// See [`ALPN_HTTP_FORMAT`].
+/// See [`ALPN_HTTP1`].
 pub const ALPN_TCP: &str = "weft:TCP";
 
 /// The cluster (and its endpoints) of a destination: `10.96.0.5:80`, `[fd00::5]:80`.
@@ -73,7 +72,7 @@ pub fn destination(address: SocketAddr) -> ResourceName {
     address.to_string().into()
 }
 
-/// A caller as [`SOURCE_HEADER`] names it: `shop/web`.
+/// A caller as [`SOURCE_STATE`] names it: `shop/web`.
 pub fn source(account: &ServiceAccountKey) -> String {
     account.to_string()
 }

@@ -32,7 +32,6 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::f
 };
 use envoy_types::pb::envoy::extensions::filters::http::on_demand::v3::{OnDemand, OnDemandCds};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as HttpFilterState;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -54,12 +53,12 @@ use super::access_log;
 use super::fault;
 use super::http;
 use super::message::{
-    address, ads, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32,
+    address, ads, boolean, cidr, duration, extension, http_filter, ipv6_too, listener_filter, network_filter, uint32,
 };
 use super::metrics::{self, Reporter};
 use super::names::{
-    ALPN_HTTP_FORMAT, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH,
-    SOURCE_FORMAT, SOURCE_HEADER,
+    ALPN_HTTP2, ALPN_TCP, DESTINATION_FORMAT, DESTINATION_HEADER, OUTBOUND, OUTBOUND_PORT, PASSTHROUGH, SOURCE_FORMAT,
+    SOURCE_STATE,
 };
 use super::tracing;
 use crate::policy::Telemetry;
@@ -68,7 +67,22 @@ use crate::policy::Telemetry;
 pub(super) const ON_DEMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the HTTP inspector recognises.
-pub(super) const HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
+pub(super) const HTTP: [&str; 3] = [HTTP1.inspected[0], HTTP1.inspected[1], HTTP2.inspected[0]];
+
+/// A version of HTTP that has a chain of its own.
+struct HttpVersion {
+    chain: &'static str,
+    /// What the HTTP inspector calls it.
+    inspected: &'static [&'static str],
+    codec: CodecType,
+    /// What a callee's sidecar hears of it, where that is not what the cluster says by itself ([`super::tls::upstream`]).
+    alpn: Option<&'static str>,
+}
+
+const HTTP1: HttpVersion =
+    HttpVersion { chain: "http-1", inspected: &["http/1.0", "http/1.1"], codec: CodecType::Http1, alpn: None };
+const HTTP2: HttpVersion =
+    HttpVersion { chain: "http-2", inspected: &["h2c"], codec: CodecType::Http2, alpn: Some(ALPN_HTTP2) };
 
 /// The ports that are declared TCP, which must not be parsed as HTTP, nor wait for a client's first bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -128,7 +142,8 @@ pub(super) fn mesh_chains(
         tcp_chain(named("tcp-declared"), &only, port, telemetry)
     });
     let others = (!ranges.is_empty()).then(|| {
-        [http_chain(named("http"), ranges, port, telemetry), tcp_chain(named("tcp"), ranges, port, telemetry)]
+        let http = |version: HttpVersion| http_chain(named(version.chain), &version, ranges, port, telemetry);
+        [http(HTTP1), http(HTTP2), tcp_chain(named("tcp"), ranges, port, telemetry)]
     });
     declared.into_iter().chain(others.into_iter().flatten()).collect()
 }
@@ -160,7 +175,16 @@ pub(super) fn connection_manager(stat_prefix: &str, http_filters: Vec<HttpFilter
 
 /// The router, without the headers that tell an application about its proxies.
 pub(super) fn router() -> HttpFilter {
-    http_filter("envoy.filters.http.router", Router { suppress_envoy_headers: true, ..Default::default() })
+    http_filter("envoy.filters.http.router", plain_router())
+}
+
+/// The router that counts no answers by code. For where all go to one cluster: the connection manager counts the same.
+pub(super) fn router_that_does_not_count() -> HttpFilter {
+    http_filter("envoy.filters.http.router", Router { dynamic_stats: boolean(false), ..plain_router() })
+}
+
+fn plain_router() -> Router {
+    Router { suppress_envoy_headers: true, ..Default::default() }
 }
 
 /// Connections to this cluster, or to the one that filter state names, with what telemetry tells of them.
@@ -202,24 +226,28 @@ pub(super) fn tcp_proxy_config(stat_prefix: &str, cluster: &str, on_demand: Opti
     }
 }
 
-fn http_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
-    let state = HttpFilterState {
-        on_request_headers: vec![filter_state("envoy.network.application_protocols", ALPN_HTTP_FORMAT)],
-        ..Default::default()
-    };
-    let filters =
-        vec![http_filter("envoy.filters.http.set_filter_state", state), fault::filter(), on_demand(), router()];
+fn http_chain(
+    name: String,
+    version: &HttpVersion,
+    ranges: &[IpNet],
+    port: Option<u16>,
+    telemetry: &Telemetry,
+) -> FilterChain {
     let manager = HttpConnectionManager {
+        codec_type: version.codec.into(),
         local_reply_config: Some(fault::name_the_fault()),
-        ..by_destination(OUTBOUND, filters, telemetry)
+        ..by_destination(OUTBOUND, vec![fault::filter(), on_demand(), router()], telemetry)
     };
     FilterChain {
         name,
         filter_chain_match: Some(FilterChainMatch {
-            application_protocols: HTTP.map(str::to_owned).into(),
+            application_protocols: version.inspected.iter().map(|protocol| (*protocol).to_owned()).collect(),
             ..in_ranges(ranges, port)
         }),
-        filters: vec![network_filter("envoy.filters.network.http_connection_manager", manager)],
+        filters: vec![
+            on_connection([source()].into_iter().chain(version.alpn.map(speaks)).collect()),
+            network_filter("envoy.filters.network.http_connection_manager", manager),
+        ],
         ..Default::default()
     }
 }
@@ -230,12 +258,7 @@ pub(super) fn by_destination(routes: &str, filters: Vec<HttpFilter>, telemetry: 
         access_log: told_of_requests(telemetry, Reporter::Source),
         early_header_mutation_extensions: vec![extension(
             "envoy.http.early_header_mutation.header_mutation",
-            HeaderMutation {
-                mutations: vec![
-                    write_header(DESTINATION_HEADER, DESTINATION_FORMAT),
-                    write_header(SOURCE_HEADER, SOURCE_FORMAT),
-                ],
-            },
+            HeaderMutation { mutations: vec![write_header(DESTINATION_HEADER, DESTINATION_FORMAT)] },
         )],
         // A proxy does not serve before it has its routes, however long that takes.
         route_specifier: Some(RouteSpecifier::Rds(Rds {
@@ -270,18 +293,11 @@ pub(super) fn tcp_on_demand() -> TcpOnDemand {
 }
 
 fn tcp_chain(name: String, ranges: &[IpNet], port: Option<u16>, telemetry: &Telemetry) -> FilterChain {
-    let state = NetworkFilterState {
-        on_new_connection: vec![
-            filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT),
-            filter_state("envoy.network.application_protocols", ALPN_TCP),
-        ],
-        ..Default::default()
-    };
     FilterChain {
         name,
         filter_chain_match: Some(in_ranges(ranges, port)),
         filters: vec![
-            network_filter("envoy.filters.network.set_filter_state", state),
+            on_connection(vec![filter_state("envoy.tcp_proxy.cluster", DESTINATION_FORMAT), speaks(ALPN_TCP)]),
             // The filter state names the cluster; the one named here is for a listener that forgot to set it.
             tcp_proxy(OUTBOUND, PASSTHROUGH, Some(tcp_on_demand()), telemetry),
         ],
@@ -306,6 +322,26 @@ fn write_header(header: &str, format: &str) -> Mutation {
             append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
             ..Default::default()
         })),
+    }
+}
+
+/// Notes these of each connection, which costs its requests nothing.
+fn on_connection(values: Vec<FilterStateValue>) -> Filter {
+    let state = NetworkFilterState { on_new_connection: values, ..Default::default() };
+    network_filter("envoy.filters.network.set_filter_state", state)
+}
+
+/// What the mesh's TLS says is inside.
+fn speaks(alpn: &str) -> FilterStateValue {
+    filter_state("envoy.network.application_protocols", alpn)
+}
+
+/// Whose connection it is, for the routes.
+fn source() -> FilterStateValue {
+    FilterStateValue {
+        factory_key: "envoy.string".to_owned(),
+        shared_with_upstream: SharedWithUpstream::None.into(),
+        ..filter_state(SOURCE_STATE, SOURCE_FORMAT)
     }
 }
 

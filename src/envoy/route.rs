@@ -2,7 +2,7 @@
 //! goes to the cluster that the header names.
 //!
 //! ```text
-//!  x-weft-dst ─ a map ─┬─▶ 10.96.0.5:80 ─ x-weft-src, where callers matter ─▶ routes: faults × split, then the rest
+//!  x-weft-dst ─ a map ─┬─▶ 10.96.0.5:80 ─ weft.source, where callers matter ─▶ routes: faults × split, then the rest
 //!                      └─▶ any other ─▶ the cluster that it names
 //! ```
 //!
@@ -30,7 +30,7 @@ use prost::Message;
 
 use super::matching::{header_input, take};
 use super::message::boolean;
-use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_HEADER, UNSERVED_HEADER};
+use super::names::{self, DESTINATION_HEADER, OUTBOUND, SOURCE_STATE, UNSERVED_HEADER};
 use super::rbac::{header_matchers, path_header, prefix_regex};
 use super::{fault, matching, traffic_policy};
 use crate::mesh::ServiceAccountKey;
@@ -65,8 +65,7 @@ pub fn configuration<'a>(destinations: impl IntoIterator<Item = &'a Destination>
     let host = VirtualHost {
         name: OUTBOUND.to_owned(),
         domains: vec!["*".to_owned()],
-        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned(), SOURCE_HEADER.to_owned()],
-
+        request_headers_to_remove: vec![DESTINATION_HEADER.to_owned()],
         response_headers_to_remove: vec![UNSERVED_HEADER.to_owned()],
         retry_policy: Some(traffic_policy::retry(None)),
         ..Default::default()
@@ -197,7 +196,8 @@ fn both(one: &HttpMatch, other: &HttpMatch) -> RouteMatch {
 
 /// The caller is one of these, of which there is at least one.
 fn is_any_of(callers: &[&ServiceAccountKey]) -> Predicate {
-    matching::any_of(callers.iter().map(|caller| matching::header(SOURCE_HEADER, names::source(caller))).collect())
+    let is = |caller: &&ServiceAccountKey| matching::filter_state(SOURCE_STATE, names::source(caller));
+    matching::any_of(callers.iter().map(is).collect())
 }
 
 #[cfg(test)]

@@ -23,9 +23,10 @@ use crate::mesh::{SpiffeId, TrustDomain};
 /// What a caller does with an endpoint that has a sidecar: only these identities are believed.
 pub(super) fn upstream(sni: String, identities: &BTreeSet<SpiffeId>, trust_domain: &TrustDomain) -> TransportSocket {
     let patterns = exactly(identities.iter(), trust_domain);
-    // The listener states the ALPN of each connection; this one stands for what it does not state.
+    // What most connections are. The listener states it for the others; of HTTP/1.1 it does not, since whatever is stated
+    // costs each request that picks a connection of the pool.
     let context = UpstreamTlsContext {
-        common_tls_context: Some(common(vec![ALPN_TCP.to_owned()], patterns)),
+        common_tls_context: Some(common(vec![ALPN_HTTP1.to_owned()], patterns)),
         sni,
         ..Default::default()
     };
@@ -55,7 +56,7 @@ fn exactly<'a>(identities: impl Iterator<Item = &'a SpiffeId>, trust_domain: &Tr
 }
 
 fn accepting(identities: Vec<MatchPattern>) -> TransportSocket {
-    let alpn = ALPN_HTTP1.into_iter().chain([ALPN_HTTP2, ALPN_TCP]).map(str::to_owned).collect();
+    let alpn = [ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP].map(str::to_owned).into();
     let context = DownstreamTlsContext {
         common_tls_context: Some(common(alpn, identities)),
         require_client_certificate: boolean(true),
