@@ -6,7 +6,10 @@
 //!  weft    caller ─▶ sidecar ══ mTLS ══▶ sidecar ─▶ app    as `weft up` runs it, golden metrics off and on
 //! ```
 //!
-//! All in one run, round by round, so that what the machine does meanwhile befalls each alike. `wrk` calls: one
+//! Metrics on and off are two meshes, one after the other, each with the other paths: sidecars drain the connections of
+//! a mode that was changed for minutes, and would measure both.
+//!
+//! All in one mesh round by round, so that what the machine does meanwhile befalls each alike. `wrk` calls: one
 //! connection for latencies, many for requests a second. Writes target/bench/dataplane.json.
 
 use std::collections::BTreeMap;
@@ -21,10 +24,25 @@ use weft::cli::output::Table;
 use weft::local::control::PodSelector;
 use weft_e2e::mesh::{Mesh, repository};
 
-const ROUNDS: usize = 7;
-const SECONDS: &str = "3s";
+const ROUNDS: usize = 21;
+const SECONDS: &str = "1s";
 const BENCH: &str = "e2e/bench/dataplane";
 const MESH: &str = "mesh.yaml";
+
+/// What the sidecars count: `MeshConfig.spec.metrics.mode`, with the share by which the sidecars may exceed what was
+/// configured by hand.
+const MODES: [(&str, f64); 2] = [("Basic", 0.10), ("Full", 0.20)];
+
+/// A way from a caller to the app.
+struct Way {
+    name: &'static str,
+    pod: &'static str,
+    url: &'static str,
+}
+
+const DIRECT: Way = Way { name: "direct", pod: "plain/caller", url: "http://callee.plain:8080/healthz" };
+const HAND: Way = Way { name: "hand", pod: "plain/caller", url: "http://127.0.0.1:9000/healthz" };
+const WEFT: Way = Way { name: "weft", pod: "meshed/caller", url: "http://callee.meshed/healthz" };
 
 /// Latency and throughput of one path.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -45,99 +63,82 @@ struct Ratios {
     requests_per_second: f64,
 }
 
+/// The figures of each way by its name.
+type Figured = BTreeMap<&'static str, Figures>;
+
+/// Medians over the rounds of one mesh.
 #[derive(Serialize)]
-struct Report {
+struct Run {
     rounds: usize,
-    paths: BTreeMap<&'static str, Figures>,
-    /// Of `weft` and of `weft-metrics` to `hand`: the median of the rounds' own ratios.
-    ratios: BTreeMap<&'static str, Ratios>,
+    paths: Figured,
+    /// The median of the rounds' own ratios.
+    weft_to_hand: Ratios,
 }
-
-/// A way from a caller to the app.
-struct Way {
-    name: &'static str,
-    pod: &'static str,
-    url: &'static str,
-    /// `MeshConfig.spec.metrics.mode` while it is measured.
-    metrics: Option<&'static str>,
-}
-
-const PATHS: [Way; 4] = [
-    Way { name: "direct", pod: "plain/caller", url: "http://callee.plain:8080/healthz", metrics: None },
-    Way { name: "hand", pod: "plain/caller", url: "http://127.0.0.1:9000/healthz", metrics: None },
-    Way { name: "weft", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Basic") },
-    Way { name: "weft-metrics", pod: "meshed/caller", url: "http://callee.meshed/healthz", metrics: Some("Full") },
-];
 
 fn main() -> anyhow::Result<ExitCode> {
     let directory = tempfile::Builder::new().prefix("weft-dataplane-").tempdir()?;
     certificates(directory.path())?;
+    let plain = by_hand(directory.path())?;
+    let mut runs = BTreeMap::new();
+    for (mode, _) in MODES {
+        runs.insert(mode, run(mode, &plain)?);
+    }
+    print(&runs);
+    let path = repository().join("target/bench/dataplane.json");
+    fs::create_dir_all(path.parent().context("a folder")?)?;
+    fs::write(&path, serde_json::to_string_pretty(&runs)? + "\n")?;
+    println!("target/bench/dataplane.json has the same.");
+    println!("Targets: weft within 10 % of hand with Basic metrics, within 20 % with Full ones.");
+    let within = |(mode, share): &(&str, f64)| {
+        let ratios = runs[mode].weft_to_hand;
+        ratios.added_p50 <= 1.0 + share && ratios.added_p99 <= 1.0 + share && ratios.requests_per_second >= 1.0 - share
+    };
+    Ok(if MODES.iter().all(within) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All ways, round by round, in a mesh of this mode.
+fn run(mode: &str, plain: &str) -> anyhow::Result<Run> {
     let weft = std::env::current_exe()?.with_file_name("weft");
     let mesh = Mesh::start(BENCH, "dataplane", &weft, None, &[])?;
-    mesh.put("plain.yaml", &by_hand(directory.path())?)?;
+    mesh.put(MESH, &mesh.read(MESH)?.replacen("spec:\n", &format!("spec:\n  metrics: {{mode: {mode}}}\n"), 1))?;
+    mesh.put("plain.yaml", plain)?;
     mesh.wait_for_pods("plain", "caller", 1)?;
     mesh.wait_for_pods("plain", "callee", 1)?;
-    let mut rounds: Vec<BTreeMap<&'static str, Figures>> = Vec::new();
+    let mut rounds: Vec<Figured> = Vec::new();
     for round in 0..=ROUNDS {
-        let mut figures = BTreeMap::new();
-        for path in &PATHS {
-            figures.insert(path.name, measure(&mesh, path)?);
+        let mut figures = Figured::new();
+        for way in [DIRECT, HAND, WEFT] {
+            figures.insert(way.name, measure(&mesh, &way)?);
         }
-        let direct = figures["direct"];
-        for path in figures.values_mut() {
-            path.added_p50_us = path.p50_us - direct.p50_us;
-            path.added_p99_us = path.p99_us - direct.p99_us;
+        let direct = figures[DIRECT.name];
+        for way in figures.values_mut() {
+            way.added_p50_us = way.p50_us - direct.p50_us;
+            way.added_p99_us = way.p99_us - direct.p99_us;
         }
         // The first warms up: connections, clusters, caches.
         if round > 0 {
             rounds.push(figures);
-            println!("round {round} of {ROUNDS}");
+            println!("{mode}: round {round} of {ROUNDS}");
         }
     }
     mesh.stop()?;
-    let report = summarize(&rounds);
-    print(&report);
-    let path = repository().join("target/bench/dataplane.json");
-    fs::create_dir_all(path.parent().context("a folder")?)?;
-    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
-    println!("target/bench/dataplane.json has the same.");
-    let within = |name: &str, share: f64| {
-        let ratios = report.ratios[name];
-        ratios.added_p50 <= 1.0 + share && ratios.added_p99 <= 1.0 + share && ratios.requests_per_second >= 1.0 - share
-    };
-    println!("Targets: weft within 10 % of hand, weft-metrics within 20 %.");
-    Ok(if within("weft", 0.10) && within("weft-metrics", 0.20) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(summarize(&rounds))
 }
 
-fn measure(mesh: &Mesh, path: &Way) -> anyhow::Result<Figures> {
-    if let Some(mode) = path.metrics {
-        set_metrics(mesh, mode)?;
-    }
-    let one = wrk(mesh, path, 1)?;
-    let many = wrk(mesh, path, 32)?;
+fn measure(mesh: &Mesh, way: &Way) -> anyhow::Result<Figures> {
+    let one = wrk(mesh, way, 1)?;
+    let many = wrk(mesh, way, 32)?;
     Ok(Figures { requests_per_second: many.requests_per_second, ..one })
 }
 
-fn set_metrics(mesh: &Mesh, mode: &str) -> anyhow::Result<()> {
-    let line = format!("  metrics: {{mode: {mode}}}\n");
-    if mesh.read(MESH)?.contains(&line) {
-        return Ok(());
-    }
-    mesh.edit(MESH, |text| {
-        let kept: String = text.split_inclusive('\n').filter(|line| !line.starts_with("  metrics:")).collect();
-        kept.replacen("spec:\n", &format!("spec:\n{line}"), 1)
-    })?;
-    Ok(())
-}
-
 /// Calls for a while; everything has to be answered with 200.
-fn wrk(mesh: &Mesh, path: &Way, connections: usize) -> anyhow::Result<Figures> {
+fn wrk(mesh: &Mesh, way: &Way, connections: usize) -> anyhow::Result<Figures> {
     let connections = connections.to_string();
-    let argv = ["wrk", "-t1", "-c", &connections, "-d", SECONDS, "--latency", path.url].map(str::to_owned).to_vec();
-    let (namespace, pod) = path.pod.split_once('/').context("NAMESPACE/POD")?;
+    let argv = ["wrk", "-t1", "-c", &connections, "-d", SECONDS, "--latency", way.url].map(str::to_owned).to_vec();
+    let (namespace, pod) = way.pod.split_once('/').context("NAMESPACE/POD")?;
     let (code, text) = mesh.client().output(PodSelector::new(namespace, pod), argv)?;
-    ensure!(code == 0, "wrk in {} ended with {code} (is it installed? `make bench` does): {text}", path.pod);
-    ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{}: {text}", path.url);
+    ensure!(code == 0, "wrk in {} ended with {code} (is it installed? `make bench` does): {text}", way.pod);
+    ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{}: {text}", way.url);
     let after = |label: &str| {
         let line = text.lines().map(str::trim).find_map(|line| line.strip_prefix(label));
         line.map(|rest| rest.trim().to_owned()).with_context(|| format!("no `{label}` in what wrk says: {text}"))
@@ -165,8 +166,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn summarize(rounds: &[BTreeMap<&'static str, Figures>]) -> Report {
-    let over = |pick: &dyn Fn(&BTreeMap<&'static str, Figures>) -> f64| median(rounds.iter().map(pick).collect());
+fn summarize(rounds: &[Figured]) -> Run {
+    let over = |pick: &dyn Fn(&Figured) -> f64| median(rounds.iter().map(pick).collect());
     let figures = |name: &'static str| Figures {
         p50_us: over(&|round| round[name].p50_us),
         p99_us: over(&|round| round[name].p99_us),
@@ -174,34 +175,36 @@ fn summarize(rounds: &[BTreeMap<&'static str, Figures>]) -> Report {
         added_p99_us: over(&|round| round[name].added_p99_us),
         requests_per_second: over(&|round| round[name].requests_per_second),
     };
-    let ratios = |name: &'static str| Ratios {
-        added_p50: over(&|round| round[name].added_p50_us / round["hand"].added_p50_us),
-        added_p99: over(&|round| round[name].added_p99_us / round["hand"].added_p99_us),
-        requests_per_second: over(&|round| round[name].requests_per_second / round["hand"].requests_per_second),
-    };
-    Report {
+    let ratio = |pick: &dyn Fn(&Figures) -> f64| over(&|round| pick(&round[WEFT.name]) / pick(&round[HAND.name]));
+    Run {
         rounds: rounds.len(),
-        paths: PATHS.iter().map(|path| (path.name, figures(path.name))).collect(),
-        ratios: ["weft", "weft-metrics"].into_iter().map(|name| (name, ratios(name))).collect(),
+        paths: [DIRECT, HAND, WEFT].into_iter().map(|way| (way.name, figures(way.name))).collect(),
+        weft_to_hand: Ratios {
+            added_p50: ratio(&|figures| figures.added_p50_us),
+            added_p99: ratio(&|figures| figures.added_p99_us),
+            requests_per_second: ratio(&|figures| figures.requests_per_second),
+        },
     }
 }
 
-fn print(report: &Report) {
-    let mut table = Table::new(["PATH", "P50", "P99", "ADDED P50", "ADDED P99", "REQUESTS/S", "TO HAND"]);
-    for path in &PATHS {
-        let figures = report.paths[path.name];
-        let ratios = report.ratios.get(path.name).map_or_else(String::new, |ratios| {
-            format!("{:.2}, {:.2}, {:.2}", ratios.added_p50, ratios.added_p99, ratios.requests_per_second)
-        });
-        table.row([
-            path.name.to_owned(),
-            format!("{:.0} us", figures.p50_us),
-            format!("{:.0} us", figures.p99_us),
-            format!("{:.0} us", figures.added_p50_us),
-            format!("{:.0} us", figures.added_p99_us),
-            format!("{:.0}", figures.requests_per_second),
-            ratios,
-        ]);
+fn print(runs: &BTreeMap<&str, Run>) {
+    let mut table = Table::new(["METRICS", "PATH", "P50", "P99", "ADDED P50", "ADDED P99", "REQUESTS/S", "TO HAND"]);
+    for (mode, run) in runs {
+        for way in [DIRECT, HAND, WEFT] {
+            let figures = run.paths[way.name];
+            let Ratios { added_p50, added_p99, requests_per_second } = run.weft_to_hand;
+            let ratios = format!("{added_p50:.2}, {added_p99:.2}, {requests_per_second:.2}");
+            table.row([
+                (*mode).to_owned(),
+                way.name.to_owned(),
+                format!("{:.0} us", figures.p50_us),
+                format!("{:.0} us", figures.p99_us),
+                format!("{:.0} us", figures.added_p50_us),
+                format!("{:.0} us", figures.added_p99_us),
+                format!("{:.0}", figures.requests_per_second),
+                if way.name == WEFT.name { ratios } else { String::new() },
+            ]);
+        }
     }
     println!("\n{table}");
 }
