@@ -26,7 +26,7 @@ up: setup ## Run the shop in a mesh until Ctrl-C; edit target/shop and see (exam
 test: setup-all ## Run every test and print how many passed and failed
 	@e2e/scripts/test
 
-test-all: setup-all ## Run every test, and those on a real Kubernetes API server (root needed)
+test-all: setup-all ## Run every test, and those on a real Kubernetes API server (root needed): what a change has to pass
 	@e2e/scripts/test --all
 
 e2e: setup-all ## Run every scenario on stock Envoys, the slow ones too, and write target/e2e/report.json
