@@ -185,6 +185,8 @@ pub(super) fn rates_of_route<'a>(rates: impl Iterator<Item = (u16, &'a RateLimit
         stat_prefix: "rate".to_owned(),
         token_bucket: Some(bucket(&RateLimit { tokens: u32::MAX, per: Duration::from_secs(1), burst: u32::MAX })),
         always_consume_default_token_bucket: boolean(false),
+        // What gRPC says of a limit; Envoy's own choice for 429, UNAVAILABLE, is what clients try again at once.
+        rate_limited_as_resource_exhausted: true,
         filter_enabled: Some(always.clone()),
         filter_enforced: Some(always),
         rate_limits: vec![EnvoyRateLimit { actions: vec![action], ..Default::default() }],

@@ -119,6 +119,7 @@ fn sidecar(view: &PodView, workload: &str, wishes: &Wishes, options: &Options) -
     let mut args = vec!["-c".to_owned(), format!("{}/bootstrap.yaml", prepare::FILES)];
     args.extend(["--concurrency".to_owned(), wishes.concurrency.unwrap_or(options.concurrency).to_string()]);
     args.extend(["--disable-hot-restart".to_owned()]);
+    args.extend(bootstrap::LOGS_SOON.map(str::to_owned));
     args.extend(["-l".to_owned(), wishes.log_level.unwrap_or(options.log_level).as_str().to_owned()]);
     if let Some(seconds) = wishes.drain_seconds {
         args.extend(["--drain-time-s".to_owned(), seconds.to_string()]);

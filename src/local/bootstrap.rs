@@ -13,6 +13,10 @@ pub const CONTROL_PLANE_NAME: &str = crate::control_plane::DNS_NAME;
 /// Where the control plane serves xDS.
 pub const XDS_PORT: u16 = 15010;
 
+/// Arguments by which Envoy writes its access log out within a second, and not when ten have passed: whoever has just
+/// turned it on is waiting for it.
+pub const LOGS_SOON: [&str; 2] = ["--file-flush-interval-msec", "1000"];
+
 const SIDECAR: &str = include_str!("../../envoy-bootstrap/sidecar.yaml");
 const TOKEN: &str = include_str!("../../envoy-bootstrap/sds-token.yaml");
 const ROOT: &str = include_str!("../../envoy-bootstrap/sds-root.yaml");

@@ -194,7 +194,7 @@ impl Sidecar {
         let drain_time = drain_time(&self.pod.spec.annotations).map(|seconds| seconds.to_string());
         let drain_time = drain_time.iter().flat_map(|seconds| ["--drain-time-s", seconds]);
         Process {
-            argv: argv.into_iter().chain(drain_time).map(str::to_owned).collect(),
+            argv: argv.into_iter().chain(bootstrap::LOGS_SOON).chain(drain_time).map(str::to_owned).collect(),
             env: self.environment(),
             workdir: "/".into(),
             rights: match self.machine.setup.privilege {
