@@ -64,7 +64,8 @@ impl Samples {
 
     /// The sum of [`Samples::with`].
     pub fn sum(&self, metric: &str, wanted: &[(&str, &str)]) -> f64 {
-        self.with(metric, wanted).map(|sample| sample.value).sum()
+        // The sum of nothing would be -0.
+        self.with(metric, wanted).fold(0.0, |sum, sample| sum + sample.value)
     }
 
     /// The sums of [`Samples::with`] by a label: `200: 5, 404: 3`.

@@ -79,22 +79,17 @@ impl Scenarios {
     /// Those of this mesh, which runs on an Envoy of this version.
     pub fn on(mesh: &Mesh, envoy: &str) -> Self {
         mesh.traffic().take();
-        Self {
-            name: mesh.name().to_owned(),
-            envoy: envoy.to_owned(),
-            traffic: mesh.traffic().clone(),
-            rows: Vec::new(),
-        }
+        Self::with(mesh.name(), envoy, mesh.traffic())
     }
 
     /// Those of a mesh whose calls are counted in `traffic`.
     pub fn with(name: &str, envoy: &str, traffic: &Arc<Traffic>) -> Self {
-        Self { traffic: traffic.clone(), ..Self::of(name, envoy) }
+        Self { name: name.to_owned(), envoy: envoy.to_owned(), traffic: traffic.clone(), rows: Vec::new() }
     }
 
     /// Those that need no mesh on this machine, on an Envoy of this version, or on none.
     pub fn of(name: &str, envoy: &str) -> Self {
-        Self { name: name.to_owned(), envoy: envoy.to_owned(), traffic: Arc::default(), rows: Vec::new() }
+        Self::with(name, envoy, &Arc::default())
     }
 
     /// Holds when what was observed reads as expected.
@@ -153,6 +148,15 @@ impl Scenarios {
             table.row([row.scenario.clone(), expected.clone(), row.observed.clone(), ok.to_owned()]);
         }
         table
+    }
+}
+
+impl Drop for Scenarios {
+    /// A test that ends in the middle says what it had seen until then.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("until then:\n{}", self.table());
+        }
     }
 }
 

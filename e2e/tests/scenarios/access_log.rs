@@ -13,7 +13,7 @@ use crate::{scenarios, start};
 const CLIENT: &str = "app/client";
 const MESH: &str = "mesh.yaml";
 
-/// Envoy writes entries out now and then.
+/// Envoy writes entries out once a second.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 
 #[test]

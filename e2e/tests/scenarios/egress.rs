@@ -85,13 +85,17 @@ fn run(line: &str) {
         "web \"web.shop\"",
         by_tls(&mesh, TILL, "https://web.shop/"),
     );
+    let web = mesh.pods_of("shop", "web").and_then(|pods| Ok(pods.first().context("a pod")?.ip)).expect("an address");
     checks.equal(
         "egress-deny: a workload of the mesh by its address",
         "web HTTP/1.1 mtls",
-        mesh.resolve(WEB, "web").and_then(|_| mesh.pods_of("shop", "web")).and_then(|pods| {
-            let ip = pods.first().context("a pod")?.ip;
-            http(TILL, &format!("http://{ip}:8080/"))
-        }),
+        http(TILL, &format!("http://{web}:8080/")),
+    );
+    checks.equal(
+        "egress-deny: a workload of the mesh by its address, TLS of the application",
+        // There is no server name in a call to an address.
+        "web null",
+        by_tls(&mesh, TILL, &format!("https://{web}:8443/")),
     );
 
     mesh.write("api.yaml", &egress("api", "hosts: [api.example.com]")).expect("written");
@@ -125,6 +129,11 @@ fn run(line: &str) {
         "egress-forged: another Host at an allowed address",
         "403",
         code(WEB, &["-H", "host: other.example.net", &format!("http://{api}/")]),
+    );
+    checks.equal(
+        "egress-forged: a client's own x-weft-dst names an allowed port",
+        "403",
+        code(WEB, &["-H", &format!("x-weft-dst: {api}"), "http://api.example.com:8080/"]),
     );
     checks.holds("egress-host: statistics by name", "egress/api_example_com/80", || {
         let count = refused(&mesh, WEB, "cluster.egress/api_example_com/80.upstream_rq_completed")?;

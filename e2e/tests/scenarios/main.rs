@@ -61,12 +61,16 @@ fn scenarios(mesh: &Mesh, line: &str) -> Scenarios {
     Scenarios::on(mesh, &pinned_version(line).expect("a pinned version"))
 }
 
-/// What a workload answered: `NAME PROTOCOL`, and `mtls` or `plaintext` by what it saw of its caller.
+/// What a workload answered: `NAME PROTOCOL`, and `mtls` if it was told who its caller is, else `plaintext`.
 fn answer(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let text = mesh.call(pod, arguments)?;
     let Ok(answer) = serde_json::from_str::<Value>(&text) else { return Ok(text) };
     let field = |name: &str| answer[name].as_str().unwrap_or("?").to_owned();
-    let security = if answer["headers"]["x-forwarded-client-cert"].is_string() { "mtls" } else { "plaintext" };
+    let security = match answer["headers"]["x-forwarded-client-cert"].as_str() {
+        Some(caller) if caller.contains(";URI=spiffe://cluster.local/ns/") => "mtls",
+        Some(caller) => caller,
+        None => "plaintext",
+    };
     Ok(format!("{} {} {security}", field("name"), field("protocol")))
 }
 

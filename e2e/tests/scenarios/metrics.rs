@@ -119,6 +119,16 @@ fn both_sidecars_of_a_call_count_it_with_both_ends() {
         format!("{} out, {} in", s.sum("request_bytes_total", primary), answered > 150_000.0 && answered < 160_000.0)
     };
     checks.equal("metrics-bytes", "300000 out, true in", seen(&mesh, CLIENT, "300000 out, true in", bytes));
+    let once = |s: &Samples| {
+        let bytes = s.sum("request_bytes_total", &[]) + s.sum("response_bytes_total", &[]);
+        format!("{} requests, {bytes} bytes", s.sum("requests_total", AT_CALLEE))
+    };
+    let expected = "10 requests, 0 bytes";
+    checks.equal(
+        "metrics-bytes at the callee of a caller that counts them",
+        expected,
+        seen(&mesh, SERVER, expected, once),
+    );
 
     mesh.calls(CLIENT, &["-n", "5", "tcp://server:7000"]).expect("calls");
     for (side, pod, wanted) in [("caller", CLIENT, TO_SERVER), ("callee", SERVER, AT_CALLEE)] {

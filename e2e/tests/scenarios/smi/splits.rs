@@ -205,6 +205,7 @@ fn matches(mesh: &Mesh, checks: &mut Scenarios) {
     let see = |arguments: &[&str]| see(mesh, CLIENT, arguments);
     let both = "  matches:\n    - {kind: HTTPRouteGroup, name: beta}\n    - {kind: HTTPRouteGroup, name: alpha}\n";
     write(mesh, checks, &split("v1alpha3", both, &[("root-v1", 0), ("root-v2", 1)]));
+    let another = mesh.resolve(CLIENT, "root-v2").expect("the address of another Service");
     for (what, expected, arguments) in [
         ("nothing fits", "200 v1", vec![ROOT]),
         ("the path", "200 v2", vec!["http://root/beta/7?x=1"]),
@@ -214,11 +215,16 @@ fn matches(mesh: &Mesh, checks: &mut Scenarios) {
         ("a header, HTTP/2", "200 v2", vec!["--http2", "-H", "x-user: beta-7", ROOT]),
         ("a header with another value around it", "200 v1", vec!["-H", "x-user: my beta-7", ROOT]),
         ("a header of the second group", "200 v2", vec!["-H", "x-user: alpha", ROOT]),
-        ("a client's own x-weft-dst", "200 v1", vec!["-H", "x-weft-dst: 10.96.0.1:80", ROOT]),
+        ("a client's own x-weft-dst", "200 v1", vec!["-H", &format!("x-weft-dst: {another}:80"), ROOT]),
         ("TCP has none", "ok v1", vec!["-n", "20", "tcp://root:7000"]),
         ("a backend called directly", "200 v1", vec!["-H", "x-user: beta-7", "http://root-v1/"]),
     ] {
         checks.equal(&format!("smi-matches: {what}"), expected, see(&arguments));
     }
+    let [beta, gamma] = ["pathRegex: /beta", "pathRegex: /gamma"];
+    taken(checks, "another path", mesh.edit("routes.yaml", |text| text.replace(beta, gamma)));
+    checks.equal("smi-matches: the group changes, its new path", "200 v2", see(&["http://root/gamma"]));
+    checks.equal("smi-matches: the group changes, its old path", "200 v1", see(&["http://root/beta"]));
+    taken(checks, "the path as it was", mesh.edit("routes.yaml", |text| text.replace(gamma, beta)));
     taken(checks, "removed", mesh.remove(SPLIT));
 }

@@ -121,6 +121,11 @@ fn requests(mesh: &Mesh, checks: &mut Scenarios) {
     ] {
         checks.equal(&format!("smi-16: no matches named, {what}"), expected, mesh.code(CLIENT, &arguments));
     }
+    let [metrics, numbers] = ["pathRegex: /metrics", "pathRegex: /numbers"];
+    taken(checks, "another path", mesh.edit("routes.yaml", |text| text.replace(metrics, numbers)));
+    checks.equal("smi-16: a route changes, its new path", "200", mesh.code(CLIENT, &["http://vault.guarded/numbers"]));
+    checks.equal("smi-16: a route changes, its old path", "403", mesh.code(CLIENT, &[METRICS]));
+    taken(checks, "the path as it was", mesh.edit("routes.yaml", |text| text.replace(numbers, metrics)));
 }
 
 /// Two targets, each with a caller and a path of its own: both count, whichever comes first by name.
