@@ -153,6 +153,7 @@ impl Scenarios {
 
 impl Drop for Scenarios {
     /// A test that ends in the middle says what it had seen until then.
+    #[allow(clippy::print_stderr, reason = "it stands beside the words of the panic")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("until then:\n{}", self.table());
