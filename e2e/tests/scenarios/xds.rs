@@ -53,10 +53,10 @@ fn state_of_the_world(mesh: &Mesh, checks: &mut Scenarios) {
         let forms: Vec<_> = proxies.iter().map(|proxy| (proxy.pod.as_str(), proxy.delta)).collect();
         Ok((forms == [("client", false), ("server-v1", false), ("server-v2", true)], format!("{forms:?}")))
     });
-    checks.equal("xds: a first HTTP call on demand", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
-    checks.equal("xds: a second Service on demand", "200 server v2", see(mesh, CLIENT, &["http://server-v2/"]));
+    checks.equal("xds: a first HTTP call", "200 server v1", see(mesh, CLIENT, &["http://server/"]));
+    checks.equal("xds: a second Service", "200 server v2", see(mesh, CLIENT, &["http://server-v2/"]));
     checks.equal("xds: HTTP/2", "200 server v1", see(mesh, CLIENT, &["--http2", "http://server/"]));
-    checks.equal("xds: a first TCP call on demand", "ok server v1", see(mesh, CLIENT, &["tcp://server:7000"]));
+    checks.equal("xds: a first TCP call", "ok server v1", see(mesh, CLIENT, &["tcp://server:7000"]));
     let load = mesh.load(CLIENT, &["-c", "4", "--rate", "200", "http://server/"]).expect("a load");
     let shift =
         |text: String| text.replace("weight: 1", "weight: #0").replace("weight: 0", "weight: #1").replace('#', "");
