@@ -61,7 +61,8 @@ fn scenarios(mesh: &Mesh, line: &str) -> Scenarios {
     Scenarios::on(mesh, &pinned_version(line).expect("a pinned version"))
 }
 
-/// What a workload answered: `NAME PROTOCOL`, and `mtls` if it was told who its caller is, else `plaintext`.
+/// What a workload answered: `NAME PROTOCOL`, and `mtls` if it was told who its caller is, `plaintext` if it
+/// was told nothing; else what it was told.
 fn answer(mesh: &Mesh, pod: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let text = mesh.call(pod, arguments)?;
     let Ok(answer) = serde_json::from_str::<Value>(&text) else { return Ok(text) };

@@ -317,6 +317,7 @@ fn slow_start(mesh: &Mesh, checks: &mut Scenarios) {
         let pod = mesh.read("one.yaml").expect("the pod");
         mesh.delete("one.yaml").expect("deleted");
         mesh.wait_for_pods("app", "one", 0).expect("it is gone");
+        // The window is a time and nothing else: what is left of it has to pass.
         std::thread::sleep(WINDOW.saturating_sub(others_are_new.elapsed()));
         checks.holds(&format!("balance-slow-start: a new endpoint, {algorithm}"), "little, then its share", || {
             mesh.put("one.yaml", &pod)?;
